@@ -1,0 +1,1 @@
+"""Nightcap's library: what flows from archives to captions, and what is done to it."""

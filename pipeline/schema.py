@@ -1,0 +1,147 @@
+"""The only dictionary of columns: dtype, unit, range, what null means, who writes it.
+
+Tables, in the order data flows:
+
+    SAMPLES     read + decode -> engine      one row a sample or a piece of a recording, then one end row a shard
+    PARTS       engine -> commit             the same rows with captions instead of pixels and waves
+    CAPTIONS    commit -> the user           one row a sample (times captions per sample), in the shard's order
+    QUARANTINE  commit -> the user           rejected samples with their bytes, and damage
+    RECEIPTS    commit -> the driver         counts of what was committed
+
+Identity is (shard, index); (shard, index, piece) while a long recording travels in pieces.
+"""
+
+import pyarrow as pa
+
+KIND_SAMPLE = "sample"
+KIND_END = "end"
+
+MODALITIES = ("image", "audio", "video")
+
+OK = "ok"  # SAMPLES.status while no caption stands yet
+SUCCESS = "success"
+TRUNCATED = "truncated"  # a caption that ends at the token limit
+ERROR = "error"  # the engine returned a caption and an error with it
+REJECTED = "rejected"
+SKIPPED = "skipped"  # the engine does not take this modality
+
+SEGMENT = pa.struct(
+    [
+        pa.field("start_s", pa.float64()),  # seconds from the start of the recording
+        pa.field("end_s", pa.float64()),
+        pa.field("text", pa.string()),
+    ]
+)
+
+_ORIGIN = [
+    pa.field("kind", pa.string(), nullable=False),  # KIND_SAMPLE | KIND_END
+    pa.field("shard", pa.string(), nullable=False),  # path below the recipe's root, with its extension
+    pa.field("index", pa.int64(), nullable=False),  # 0-based position of the sample in its shard; n in the end row
+    pa.field("piece", pa.int32(), nullable=False),  # 0-based piece of a long recording; 0 elsewhere
+    pa.field("last", pa.bool_(), nullable=False),  # the last (or only) piece of its sample
+    pa.field("key", pa.string()),  # null in end rows; undecodable bytes as \\udcXX are escaped "\\xNN"
+    pa.field("offset", pa.int64()),  # bytes: where the sample's first header starts in the (unpacked) tar
+    pa.field("size", pa.int64()),  # bytes from there to the end of its last member, padding included
+    pa.field("sample_sha256", pa.string()),  # hex; members sorted by field: name, NUL, size (8 bytes LE), bytes
+    pa.field("media_sha256", pa.string()),  # hex of the primary medium's bytes; null without a medium
+    pa.field("modality", pa.string()),  # MODALITIES; null without a medium
+    pa.field("text", pa.string()),  # the reference that came with it; null where there is none or it is unreadable
+    pa.field("flags", pa.list_(pa.string()), nullable=False),  # remarks that do not reject: reference_not_utf8, ...
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("stage", pa.string()),  # which step rejected: read | decode | engine; null unless rejected or skipped
+    pa.field("reason", pa.string()),  # errors.Reason; null unless rejected or skipped
+    pa.field("detail", pa.string()),  # one line for a person
+    pa.field("width", pa.int32()),  # px of the original, after EXIF orientation; null for audio
+    pa.field("height", pa.int32()),
+    pa.field("duration_s", pa.float64()),  # seconds of this piece; of the whole recording in CAPTIONS; null for pictures
+    pa.field("start_s", pa.float64()),  # seconds: where this piece starts in the recording; null for pictures
+    pa.field("end", pa.string()),  # JSON of samples.rows.EndOfShard in end rows; null elsewhere
+]
+
+SAMPLES = pa.schema(
+    [
+        *_ORIGIN,
+        pa.field("media_bytes", pa.int64()),  # bytes: size of the encoded primary medium
+        pa.field("media_field", pa.string()),  # its field name: jpg, wav, left.png, ...
+        pa.field("pixels_hwc", pa.large_binary()),  # uint8 RGB, pixels_height x pixels_width x 3; null for audio
+        pa.field("pixels_height", pa.int32()),
+        pa.field("pixels_width", pa.int32()),
+        pa.field("wave_t", pa.large_binary()),  # int16 mono at sample_rate_hz; null for pictures
+        pa.field("sample_rate_hz", pa.int32()),
+        pa.field("guard", pa.bool_(), nullable=False),  # an earlier run died twice with this sample in flight
+    ]
+)
+
+_CAPTION = [
+    pa.field("prompt_id", pa.string()),  # name of the prompt; null for engines without one
+    pa.field("caption_index", pa.int32(), nullable=False),  # 0..captions per sample - 1
+    pa.field("caption", pa.string()),  # null where status is rejected or skipped
+    pa.field("finish_reason", pa.string()),  # stop | length; null where the engine does not tell
+    pa.field("n_prompt_tokens", pa.int64()),
+    pa.field("n_output_tokens", pa.int64()),
+    pa.field("mean_logprob", pa.float64()),  # natural log, mean over output tokens, <= 0
+    pa.field("language", pa.string()),  # ISO 639-1, given or detected
+    pa.field("seed", pa.int64()),  # null when decoding is deterministic
+    pa.field("segments", pa.list_(SEGMENT)),  # transcripts only
+]
+
+PARTS = pa.schema([*_ORIGIN, *_CAPTION])
+
+CAPTIONS = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("sample_sha256", pa.string()),
+        pa.field("media_sha256", pa.string()),
+        pa.field("modality", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("prompt_id", pa.string()),
+        pa.field("caption_index", pa.int32(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("status", pa.string(), nullable=False),  # success | truncated | error | rejected | skipped
+        pa.field("reason", pa.string()),
+        pa.field("flags", pa.list_(pa.string()), nullable=False),
+        pa.field("finish_reason", pa.string()),
+        pa.field("n_prompt_tokens", pa.int64()),
+        pa.field("n_output_tokens", pa.int64()),
+        pa.field("mean_logprob", pa.float64()),
+        pa.field("language", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("segments", pa.list_(SEGMENT)),
+    ]
+)
+
+MEMBER = pa.struct([pa.field("name", pa.string()), pa.field("bytes", pa.large_binary())])
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("key", pa.string()),  # null for damage without a legible name
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int64()),  # null for damage, which is no sample
+        pa.field("stage", pa.string(), nullable=False),  # read | decode | engine
+        pa.field("reason", pa.string(), nullable=False),  # errors.Reason
+        pa.field("detail", pa.string()),
+        pa.field("transient", pa.bool_(), nullable=False),
+        pa.field("offset", pa.int64()),  # bytes in the (unpacked) tar
+        pa.field("size", pa.int64()),  # bytes
+        pa.field("members", pa.list_(MEMBER)),  # the original bytes; null above the bound: see offset and size
+    ]
+)
+
+RECEIPTS = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("lo", pa.int64(), nullable=False),  # first index of the block
+        pa.field("hi", pa.int64(), nullable=False),  # last index of the block, inclusive
+        pa.field("counts", pa.string(), nullable=False),  # JSON: {"success": 3, "rejected:undecodable": 1, ...}
+        pa.field("audio_s", pa.float64(), nullable=False),  # seconds of recordings captioned
+        pa.field("committed", pa.bool_(), nullable=False),  # this block completed its shard
+        pa.field("damage", pa.int64(), nullable=False),  # damaged byte ranges, in the receipt of the end row
+        pa.field("seconds", pa.string(), nullable=False),  # JSON: where the time of this block went, by step
+        pa.field("examples", pa.string(), nullable=False),  # JSON: up to 3 rejects [reason, shard, key, detail]
+    ]
+)
