@@ -182,7 +182,7 @@ class Folder:
         if self._filesystem is _LOCAL:
             return Path(target).read_bytes()
         with self._filesystem.open_input_stream(target) as stream:
-            return stream.read()
+            return bytes(stream.read())
 
     def exists(self, path: str) -> bool:
         """True if there is such a file now."""
@@ -231,7 +231,7 @@ def _put_local(target: str, data: bytes) -> None:
             if attempt:
                 raise
     try:
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
