@@ -36,10 +36,11 @@ SEGMENT = pa.struct(
 _ORIGIN = [
     pa.field("kind", pa.string(), nullable=False),  # KIND_SAMPLE | KIND_END
     pa.field("shard", pa.string(), nullable=False),  # path below the recipe's root, with its extension
+    pa.field("fingerprint", pa.string(), nullable=False),  # hex; of the shard's path, size and mtime when it was planned
     pa.field("index", pa.int64(), nullable=False),  # 0-based position of the sample in its shard; n in the end row
     pa.field("piece", pa.int32(), nullable=False),  # 0-based piece of a long recording; 0 elsewhere
     pa.field("last", pa.bool_(), nullable=False),  # the last (or only) piece of its sample
-    pa.field("key", pa.string()),  # null in end rows; undecodable bytes as \\udcXX are escaped "\\xNN"
+    pa.field("key", pa.string()),  # null in end rows; bytes that are not UTF-8 stand escaped as \\xNN
     pa.field("offset", pa.int64()),  # bytes: where the sample's first header starts in the (unpacked) tar
     pa.field("size", pa.int64()),  # bytes from there to the end of its last member, padding included
     pa.field("sample_sha256", pa.string()),  # hex; members sorted by field: name, NUL, size (8 bytes LE), bytes
@@ -55,7 +56,7 @@ _ORIGIN = [
     pa.field("height", pa.int32()),
     pa.field("duration_s", pa.float64()),  # seconds of this piece; of the whole recording in CAPTIONS; null for pictures
     pa.field("start_s", pa.float64()),  # seconds: where this piece starts in the recording; null for pictures
-    pa.field("end", pa.string()),  # JSON of samples.rows.EndOfShard in end rows; null elsewhere
+    pa.field("end", pa.string()),  # JSON of samples.group.EndOfShard in end rows; null elsewhere
 ]
 
 SAMPLES = pa.schema(
