@@ -56,6 +56,7 @@ _ORIGIN = [
     pa.field("height", pa.int32()),
     pa.field("duration_s", pa.float64()),  # seconds of this piece; of the whole recording in CAPTIONS; null for pictures
     pa.field("start_s", pa.float64()),  # seconds: where this piece starts in the recording; null for pictures
+    pa.field("decode_s", pa.float64()),  # seconds of work spent on reading and decoding this row; null in end rows
     pa.field("end", pa.string()),  # JSON of samples.group.EndOfShard in end rows; null elsewhere
 ]
 
@@ -86,7 +87,14 @@ _CAPTION = [
     pa.field("segments", pa.list_(SEGMENT)),  # transcripts only
 ]
 
-PARTS = pa.schema([*_ORIGIN, *_CAPTION])
+PARTS = pa.schema(
+    [
+        *_ORIGIN,
+        *_CAPTION,
+        pa.field("collate_s", pa.float64()),  # seconds of host work of the engine, this row's share of its micro-batch
+        pa.field("engine_s", pa.float64()),  # seconds of device work, likewise
+    ]
+)
 
 CAPTIONS = pa.schema(
     [

@@ -37,7 +37,7 @@ class Blob:
 
 
 class Store(Protocol):
-    """The four operations that a commit needs. Paths are relative, with forward slashes."""
+    """The operations that a commit needs. Paths are relative, with forward slashes."""
 
     def put(self, path: str, data: bytes) -> None:
         """Writes the file whole or not at all, replacing an older one."""
@@ -48,8 +48,14 @@ class Store(Protocol):
     def list(self, folder: str) -> list[Blob]:
         """All files below a folder, at any depth, sorted by path; none where the folder is missing."""
 
+    def exists(self, path: str) -> bool:
+        """True if there is such a file now."""
+
     def delete(self, path: str) -> None:
         """Deletes the file; a missing one is no error."""
+
+    def prune(self, folder: str) -> None:
+        """Deletes folders that became empty, from this one down, where the store has folders."""
 
 
 class Reader(Protocol):
@@ -210,7 +216,7 @@ class Folder:
             else:
                 self._filesystem.delete_file(target)
 
-    def delete_folder(self, folder: str) -> None:
+    def prune(self, folder: str) -> None:
         """Deletes folders that became empty, from this one down; files in them stay. Object stores have none."""
         if self._filesystem is not _LOCAL:
             return

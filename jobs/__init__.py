@@ -1,0 +1,1 @@
+"""One short file a job: load, build, run, report; and the command line."""

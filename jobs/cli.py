@@ -1,0 +1,125 @@
+"""The command line: one sub-command a job; exit codes 0 done, 1 unfinished, 2 the request was wrong."""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError
+from cyclopts.config import Yaml
+from rich.console import Console
+
+from jobs.caption import CaptionConfig
+from jobs.check import CheckConfig
+from jobs.demo import DemoConfig
+from jobs.replay import ReplayConfig
+from pipeline.errors import NightcapError, RequestError
+
+DONE, UNFINISHED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="nightcap",
+    version=version("nightcap"),
+    version_flags=["--version"],
+    help="Captions and transcripts for archives of image, audio and video, on Ray. Every sample comes out exactly once: "
+    "as a result, or in quarantine with its reason. Kill it anywhere and run the same command again.",
+    help_epilogue="Every job takes --config FILE.yaml with the same names as its flags; flags win. Exit codes: 0 done, "
+    "1 something is unfinished or damaged, 2 the request was wrong.",
+)
+
+
+@app.command
+def caption(config: CaptionConfig) -> int:
+    """Caption or transcribe every sample of SHARDS into Parquet.
+
+    SHARDS is a glob, a brace pattern {00000..00099}.tar, a folder, a list file (@shards.txt), or a URL. The same command
+    run again continues where the last one ended, however it ended.
+    """
+    from jobs.caption import run
+
+    return run(config)
+
+
+@app.command
+def check(config: CheckConfig) -> int:
+    """Read every byte of SHARDS; show samples, fields and damage. Exit code 1 on any damage."""
+    from jobs.check import run
+
+    return run(config)
+
+
+@app.command
+def replay(config: ReplayConfig) -> int:
+    """Run the quarantined samples of an output folder again, after a fix."""
+    from jobs.replay import run
+
+    return run(config)
+
+
+@app.command
+def demo(config: DemoConfig | None = None) -> int:
+    """The whole way on real speech and photographs that pip installed, on this machine, in minutes."""
+    from jobs.demo import run
+
+    return run(config or DemoConfig())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `nightcap` command."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app.config = _config_files(tokens)
+        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except RequestError as exc:
+        errors.print(f"[bold red]nightcap:[/] {_escaped(exc)}")
+        code = WRONG
+    except NightcapError as exc:
+        errors.print(f"[bold red]nightcap:[/] {_escaped(exc)}")
+        code = UNFINISHED
+    except CycloptsError as exc:
+        errors.print(f"[bold red]nightcap:[/] {_escaped(exc)} See nightcap --help.")
+        code = WRONG
+    except KeyboardInterrupt:
+        errors.print("nightcap: interrupted; what was committed stays, and the same command continues from there")
+        code = INTERRUPTED
+    sys.exit(code or DONE)
+
+
+def _escaped(exc: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(exc))
+
+
+def _config_files(tokens: list[str]) -> tuple[Yaml, ...]:
+    """Takes `--config FILE` out of the arguments; several may be given, the last wins."""
+    files = []
+    while "--config" in tokens:
+        at = tokens.index("--config")
+        if at + 1 >= len(tokens):
+            raise RequestError("--config needs a file: --config job.yaml")
+        files.append(tokens[at + 1])
+        del tokens[at : at + 2]
+    for file in files:
+        _readable(file)
+    return tuple(Yaml(file, must_exist=True, use_commands_as_keys=False) for file in reversed(files))
+
+
+def _readable(file: str) -> None:
+    """One line for a configuration that is missing or no YAML mapping."""
+    from pathlib import Path
+
+    import yaml
+
+    try:
+        parsed = yaml.safe_load(Path(file).read_text())
+    except OSError as exc:
+        raise RequestError(f"--config {file}: {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise RequestError(f"--config {file} is no YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(parsed, dict):
+        raise RequestError(f"--config {file} holds no mapping; write lines such as 'output: captions'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Ray, started here or reached by address, quiet unless asked."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import RequestError
+
+CPUS_AT_LEAST = 4
+"""Logical CPUs of a local Ray: reads, engine and commit each need a slot, also on a machine with one or two cores."""
+BLOCK_BYTES = 32 << 20
+
+
+@contextmanager
+def session(address: str, *, verbose: bool) -> Iterator[None]:
+    """A connection to Ray for the body; what was started here is shut down after it.
+
+    Without an address (and without RAY_ADDRESS) a local Ray is started without a dashboard.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    already = ray.is_initialized()
+    if not already:
+        _start(address or os.environ.get("RAY_ADDRESS", ""), verbose)
+    _quiet(verbose)
+    try:
+        yield
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def _start(address: str, verbose: bool) -> None:
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    if address and address != "local":
+        try:
+            ray.init(address=address, logging_level=level, log_to_driver=verbose)
+        except (ConnectionError, ValueError, RuntimeError) as exc:
+            raise RequestError(f"no Ray cluster answers at {address} ({str(exc).splitlines()[0]}); check --address or RAY_ADDRESS") from exc
+        return
+    cpus = max(CPUS_AT_LEAST, os.cpu_count() or 1)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+
+
+def _quiet(verbose: bool) -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    context.target_max_block_size = BLOCK_BYTES
+    context.execution_options.verbose_progress = verbose
+    if not verbose:
+        for name in ("ray.data", "ray"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def gpus() -> int:
+    """GPUs of the cluster."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,170 @@
+"""The commit of a shard as a state machine over put, get, list and delete. Pure, no Ray.
+
+Rows come in any order, from any process, some of them twice. Runs of rows become parts; whoever puts the part that
+completes a shard merges. Quarantine is written first, captions last: the caption table's existence is the commit.
+A crash at any point leaves what the next run repairs: `sweep` merges complete sets and deletes what is left over.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.commit import tables
+from pipeline.commit.merge import Fetch, Row, captions_table, end_of, is_transient, quarantine_table, samples_of, winners
+from pipeline.commit.parts import FOLDER, Unit, captions_path, covers, folder_of, part_path, parts_in, quarantine_path, stem_of
+from pipeline.storage import TEMPORARY, Store
+
+ATTEMPTS = 5
+"""How often a merge lists again because parts vanished under it."""
+STALE_S = 86_400.0
+"""Seconds after which a temporary file, or parts of another version of a shard, belong to no live run."""
+
+
+class Receipt(NamedTuple):
+    """What became of one run of rows of a shard."""
+
+    shard: str
+    lo: int
+    hi: int
+    counts: dict[str, int]
+    """Samples by status, rejected and skipped ones as `status:reason`; a sample counts with its last piece."""
+    audio_s: float
+    committed: bool
+    """This run of rows completed its shard."""
+    damage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Commits rows below one output folder."""
+
+    store: Store
+    fetch: Fetch
+    captions_per_sample: int = 1
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def write(self, rows: pa.Table) -> list[Receipt]:
+        """Commits rows of `schema.PARTS`: any shards, any order. One receipt a run without a gap."""
+        receipts = []
+        for shard, fingerprint, run in _runs(rows):
+            receipts.append(self._write_run(shard, fingerprint, run))
+        return receipts
+
+    def _write_run(self, shard: str, fingerprint: str, run: pa.Table) -> Receipt:
+        units = winners([run])
+        first, last = min(units), max(units)
+        end = end_of(units)
+        transient = any(is_transient(row) for rows in units.values() for row in rows)
+        stem = stem_of(shard)
+        if end is not None and first == (0, 0) and not transient:
+            self._publish(shard, stem, units)
+            committed = True
+        else:
+            whole = units[last][0]["last"]
+            path = part_path(stem, fingerprint, Unit(*first), Unit(*last), whole=whole, transient=transient, end=end is not None)
+            self.store.put(path, tables.encode(run))
+            committed = self.merge(shard, fingerprint)
+        samples = [rows[0] for rows in units.values() if rows[0]["kind"] == schema.KIND_SAMPLE]
+        audio_s = sum(row["duration_s"] or 0.0 for row in samples if row["modality"] != "image" and row["caption"] is not None)
+        damage = len(end["damage"]) if end else 0
+        counts = Counter(_outcome(row) for row in samples if row["last"])
+        return Receipt(shard, first[0], last[0], dict(counts), audio_s, committed, damage)
+
+    def merge(self, shard: str, fingerprint: str) -> bool:
+        """Writes the final tables if the parts are complete; True if this call wrote them.
+
+        A shard with transient rejects that no other part replaces stays open.
+        """
+        stem = stem_of(shard)
+        folder = folder_of(stem, fingerprint)
+        for _ in range(ATTEMPTS):
+            if self._is_done(stem):
+                self._clean(folder)
+                return False
+            parts = parts_in(self.store.list(folder))
+            if not covers(parts):
+                return False
+            try:
+                units = winners(tables.decode(self.store.get(part.path)) for part in parts)
+            except FileNotFoundError:  # someone else merged, or replaced a part
+                continue
+            if any(is_transient(row) for rows in units.values() for row in rows):
+                return False
+            self._publish(shard, stem, units)
+            self._clean(folder)
+            return True
+        return False
+
+    def sweep(self) -> list[str]:
+        """Merges complete sets, deletes parts of finished shards and old temporary files; returns shards merged.
+
+        For the start and the end of a run only.
+        """
+        merged = []
+        folders: dict[str, list[str]] = {}
+        now = time.time()
+        for blob in self.store.list(FOLDER):
+            if TEMPORARY in blob.path:
+                if now - blob.mtime_s > STALE_S:
+                    self.store.delete(blob.path)
+                continue
+            folders.setdefault(blob.path.rsplit("/", 1)[0], []).append(blob.path)
+        for folder, paths in folders.items():
+            stem, fingerprint = folder[len(FOLDER) + 1 :].rsplit("/", 1)
+            if self._is_done(stem):
+                self._clean(folder)
+            elif (shard := self._shard_in(paths)) is not None and self.merge(shard, fingerprint):
+                merged.append(shard)
+        return merged
+
+    def _shard_in(self, paths: list[str]) -> str | None:
+        for path in paths:
+            try:
+                return str(tables.decode(self.store.get(path)).column("shard")[0].as_py())
+            except (FileNotFoundError, pa.ArrowInvalid):
+                continue
+        return None
+
+    def _is_done(self, stem: str) -> bool:
+        return self.store.exists(captions_path(stem))
+
+    def _publish(self, shard: str, stem: str, units: dict[tuple[int, int], list[Row]]) -> None:
+        end = end_of(units)
+        assert end is not None
+        samples = samples_of(units)
+        quarantine = quarantine_table(shard, samples, end, self.fetch)
+        if quarantine.num_rows:
+            self.store.put(quarantine_path(stem), tables.encode(quarantine, self.metadata))
+        else:
+            self.store.delete(quarantine_path(stem))
+        self.store.put(captions_path(stem), tables.encode(captions_table(samples), self.metadata))
+
+    def _clean(self, folder: str) -> None:
+        for blob in self.store.list(folder):
+            self.store.delete(blob.path)
+        self.store.prune(folder)
+
+
+def _outcome(row: Row) -> str:
+    return f"{row['status']}:{row['reason']}" if row["reason"] is not None else str(row["status"])
+
+
+def _runs(rows: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
+    """(shard, fingerprint, rows) for each maximal run of units without a gap."""
+    ordered = rows.sort_by([(name, "ascending") for name in ("shard", "fingerprint", "index", "piece", "caption_index")])
+    names = zip(*(ordered.column(name).to_pylist() for name in ("shard", "fingerprint", "index", "piece", "last", "kind")), strict=True)
+    start, before = 0, None
+    for at, (shard, fingerprint, index, piece, last, _) in enumerate(names):
+        follows = before is not None and before[:2] == (shard, fingerprint) and (index, piece) in (before[2], before[3])
+        if before is not None and not follows:
+            yield before[0], before[1], ordered.slice(start, at - start)
+            start = at
+        before = (shard, fingerprint, (index, piece), (index + 1, 0) if last else (index, piece + 1))
+    if before is not None:
+        yield before[0], before[1], ordered.slice(start)
+

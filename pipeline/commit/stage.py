@@ -1,0 +1,97 @@
+"""The commit as a Ray stage: rows of `schema.PARTS` in, one receipt a shard and run out.
+
+Nothing is remembered between blocks: what is committed is a fact in storage. The original bytes of rejected samples
+are fetched from the archive when their shard is merged, by offset and size, so that they never travel with the rows.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema, storage
+from pipeline.commit.commit import Commit, Receipt
+from pipeline.samples.group import fetch_members
+
+EXAMPLES = 3
+_STEPS = {"decode_s": "read and decode", "collate_s": "collate", "engine_s": "engine"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitConfig:
+    """How results are committed, the same for all blocks of a run."""
+
+    output: str
+    root: str
+    """The folder that shard names are relative to."""
+    captions_per_sample: int
+    metadata: dict[str, str]
+    """Goes into the Parquet files' metadata: run id and versions, the only place for what differs between runs."""
+
+
+def commit_of(config: CommitConfig, fetch: Any) -> Commit:
+    """The state machine over the output folder."""
+    return Commit(storage.Folder(config.output), fetch, config.captions_per_sample, config.metadata)
+
+
+def commit_block(table: pa.Table, config: CommitConfig, fetch: Any) -> pa.Table:
+    """schema.PARTS -> schema.RECEIPTS."""
+    if table.num_rows == 0:
+        return schema.RECEIPTS.empty_table()
+    receipts = commit_of(config, fetch).write(table)
+    seconds = _seconds(table)
+    rows = [_row(receipt, table, seconds if number == 0 else {}) for number, receipt in enumerate(receipts)]
+    columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema.RECEIPTS]
+    return pa.Table.from_arrays(columns, schema=schema.RECEIPTS)
+
+
+def _row(receipt: Receipt, table: pa.Table, seconds: dict[str, float]) -> dict[str, Any]:
+    return {
+        "shard": receipt.shard,
+        "lo": receipt.lo,
+        "hi": receipt.hi,
+        "counts": json.dumps(receipt.counts),
+        "audio_s": receipt.audio_s,
+        "committed": receipt.committed,
+        "damage": receipt.damage,
+        "seconds": json.dumps(seconds),
+        "examples": json.dumps(_examples(table, receipt)) if any(name.startswith(schema.REJECTED) for name in receipt.counts) else "[]",
+    }
+
+
+def _seconds(table: pa.Table) -> dict[str, float]:
+    totals: Counter[str] = Counter()
+    first = table.filter(pc.equal(table.column("caption_index"), 0))
+    for column, step in _STEPS.items():
+        totals[step] += pc.sum(first.column(column)).as_py() or 0.0
+    return dict(totals)
+
+
+def _examples(table: pa.Table, receipt: Receipt) -> list[Sequence[str]]:
+    rejected = table.filter(pc.and_(pc.equal(table.column("status"), schema.REJECTED), pc.equal(table.column("shard"), receipt.shard)))
+    rows = rejected.select(["reason", "shard", "key", "detail"]).slice(0, 64).to_pylist()
+    seen: Counter[str] = Counter()
+    examples = []
+    for row in rows:
+        seen[row["reason"]] += 1
+        if seen[row["reason"]] <= EXAMPLES:
+            examples.append([row["reason"], row["shard"], row["key"] or "", row["detail"] or ""])
+    return examples
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Original members by shard and span, from the archive itself."""
+
+    root: str
+    max_bytes: int
+    """Bytes a sample; larger ones stay in the archive, quarantine keeps offset and size."""
+
+    def __call__(self, shard: str, spans: Sequence[tuple[int, int]]) -> list[list[tuple[str, bytes]] | None]:
+        with closing(storage.open_reader(f"{self.root}/{shard}")) as reader:
+            return fetch_members(reader, spans=spans, max_bytes=self.max_bytes)

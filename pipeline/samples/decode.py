@@ -1,0 +1,95 @@
+"""Encoded bytes -> `Medium`s: the one place where a codec's exception becomes a sample's fault.
+
+A codec may raise anything on damaged input (SyntaxError, struct.error, OSError, ...), so every exception is the
+sample's, except those that say that the process or the installation is at fault.
+"""
+
+import errno
+import importlib
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from pipeline.errors import Reason, RequestError, SampleError
+from pipeline.samples.audio import decode_audio
+from pipeline.samples.image import decode_image
+from pipeline.samples.medium import Medium, Needs, modality_of
+from pipeline.samples.video import decode_video
+
+Decoder: TypeAlias = Callable[[bytes, str, Needs], Iterator[Medium]]
+
+
+def decode(data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
+    """The media of one field: one for a picture or clip, one a piece for a recording, the final one marked `last`.
+
+    Raises SampleError, also after pieces were yielded, and MemoryError and ImportError, which are not the sample's fault.
+    """
+    yield from _bounded(_decode, data, field, needs)
+
+
+def _decode(data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
+    modality = modality_of(field)
+    if modality is None:
+        raise SampleError(Reason.NO_MEDIUM, f".{field} is no picture, recording or clip")
+    if not data:
+        raise SampleError(Reason.EMPTY_MEDIUM, "0 bytes")
+    if modality == "image":
+        pixels_hwc, width, height = decode_image(data, needs.short_side_px)
+        yield Medium(modality="image", field=field, size_bytes=len(data), pixels_hwc=pixels_hwc, width=width, height=height)
+    elif modality == "video" and needs.video_as != "audio":
+        yield decode_video(data, field, needs.short_side_px)
+    else:
+        yield from decode_audio(data, field, needs, modality=modality)
+
+
+def _bounded(decoder: Decoder, data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
+    """What `decoder` gives; its exceptions as SampleError. An exception thrown in by the consumer is not touched."""
+    media: Iterator[Medium] | None = None
+    while True:
+        try:
+            if media is None:
+                media = iter(decoder(data, field, needs))
+            medium = next(media)
+        except StopIteration:
+            return
+        except (SampleError, MemoryError, ImportError):
+            raise
+        except Exception as exc:
+            if _out_of_memory(exc):
+                raise MemoryError(str(exc)) from exc
+            raise SampleError(Reason.UNDECODABLE, _one_line(exc)) from exc
+        yield medium
+
+
+def _out_of_memory(exc: Exception) -> bool:
+    """Torch and FFmpeg report a failed allocation with exceptions of their own."""
+    return getattr(exc, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(exc)
+
+
+def _one_line(exc: Exception) -> str:
+    lines = str(exc).strip().splitlines()
+    return f"{type(exc).__name__}: {lines[0] if lines else ''}"[:500]
+
+
+def load_decoder(name: str) -> Decoder:
+    """`default`, or `module:function` with the signature of `decode`, inside the same exception boundary.
+
+    Raises RequestError if it cannot be imported.
+    """
+    if name == "default":
+        return decode
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise RequestError(f"decoder {name!r}: expected `default` or `module:function`")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as exc:
+        raise RequestError(f"decoder {name!r} cannot be imported: {_one_line(exc)}") from exc
+    if not callable(function):
+        raise RequestError(f"decoder {name!r} is not callable")
+    return lambda data, field, needs: _bounded(function, data, field, needs)
+
+
+def decoder_for_child(name: str, needs: Needs) -> Callable[[tuple[bytes, str]], list[Medium]]:
+    """For `Guard`: a function of (bytes, field name) that gives all media of the field."""
+    decoder = load_decoder(name)
+    return lambda item: list(decoder(item[0], item[1], needs))

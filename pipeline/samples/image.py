@@ -1,0 +1,125 @@
+"""Bytes of a picture -> uint8 RGB pixels, upright, shrunk with antialiasing.
+
+The header is read first, so that a picture which is too large is refused before any pixel exists. Plain JPEGs take
+libjpeg-turbo by way of torchvision; everything else takes Pillow. The content decides, not the extension. Formats are
+listed, because Pillow hands some others (EPS) to programs outside.
+"""
+
+import functools
+import io
+import struct
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from pipeline.errors import Reason, SampleError
+from pipeline.samples.medium import Pixels
+
+MAX_PIXELS = 89_478_485
+"""Pillow's own bound for a picture that is no decompression bomb: 256 MiB at 3 bytes a pixel."""
+
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA", "QOI")
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(data: bytes, short_side_px: int | None) -> tuple[Pixels, int, int]:
+    """Pixels (uint8 RGB, height x width x 3, contiguous), and width and height of the original after EXIF orientation.
+
+    Transparency is laid on white; an animation gives its first frame. Raises SampleError for an empty or too large
+    picture, and whatever the codec raises for an undecodable one.
+    """
+    if not data:
+        raise SampleError(Reason.EMPTY_MEDIUM, "0 bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data), formats=_formats()) as picture:
+                check_pixels(*picture.size)
+                plain = picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L")
+                pixels = None if plain else _with_pillow(picture)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as exc:
+            raise SampleError(Reason.TOO_MANY_PIXELS, str(exc)) from exc
+    if pixels is None:
+        pixels_chw = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        pixels = pixels_chw.permute(1, 2, 0).numpy()
+    height, width = pixels.shape[:2]
+    return shrink(pixels, short_side_px), width, height
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises SampleError for a picture without pixels or with more than `MAX_PIXELS`."""
+    if width * height > MAX_PIXELS:
+        raise SampleError(Reason.TOO_MANY_PIXELS, f"{width} x {height} is more than {MAX_PIXELS} pixels")
+    if width <= 0 or height <= 0:
+        raise SampleError(Reason.EMPTY_MEDIUM, f"{width} x {height} pixels")
+
+
+def shrink(pixels_hwc: Pixels, short_side_px: int | None) -> Pixels:
+    """The picture with its shorter side at most `short_side_px`, aspect kept; never enlarged. uint8 in and out, contiguous."""
+    height, width = pixels_hwc.shape[:2]
+    short = min(height, width)
+    if short_side_px is None or short <= short_side_px:
+        return np.ascontiguousarray(pixels_hwc)
+    size = [max(1, round(side * short_side_px / short)) for side in (height, width)]
+    tensor = torch.from_numpy(np.require(pixels_hwc, requirements=["C", "W"])).permute(2, 0, 1)
+    small = functional.resize(tensor, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    result: Pixels = np.ascontiguousarray(small.permute(1, 2, 0).numpy())
+    return result
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _with_pillow(picture: Image.Image) -> Pixels:
+    picture.load()
+    # A TIFF may turn and a plugin may correct its size while loading.
+    check_pixels(*picture.size)
+    turn = _UPRIGHT.get(_orientation(picture))
+    upright = picture if turn is None else picture.transpose(turn)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+        grey = _to_8_bits(np.asarray(upright), upright.mode)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return np.array(Image.alpha_composite(white, layer).convert("RGB"))
+    return np.array(upright.convert("RGB"))
+
+
+def _orientation(picture: Image.Image) -> int:
+    """1 for metadata that cannot be read: it does not make the pixels unusable."""
+    try:
+        value = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_8_bits(values: NDArray[np.generic], mode: str) -> Pixels:
+    """Grey values of 16 or 32 bits or floats -> uint8, scaled from the range the type stands for, else from the range found."""
+    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(wide.min()), float(wide.max())
+    full = 1.0 if mode == "F" else 65_535.0
+    if low >= 0 and high <= full:
+        low, high = 0.0, full
+    scaled = (wide - low) * (255.0 / (high - low or 1.0))
+    return np.rint(scaled).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,262 @@
+"""After damage: where the next true header stands.
+
+A candidate carries the ustar magic and a checksum that holds, and its member's end is followed by a header, zeros or the
+end of the file. Any offset will do: lost bytes shift what follows. What makes it hard is a tar inside a tar, whose
+headers are as good as the true ones; so chains of headers are followed, and where they end decides whose they are.
+Each byte is searched about once: a chain that is refused is not entered again, and SEARCH_FACTOR bounds the rest.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.samples.entry import EXTENSIONS, Next, Records, Unreadable, header_at, member_at, next_at, pax_records
+from pipeline.samples.header import BLOCK, claimed_size, decode_name, legible_name, padded
+from pipeline.samples.spans import Member
+from pipeline.samples.window import Window
+
+END_MARK_BYTES = 1024
+"""Two zero blocks end an archive."""
+RECORD_BYTES = 10_240
+"""GNU tar and Python's tarfile fill an archive up to a multiple of it."""
+SEARCH_FACTOR = 8
+"""How often the bytes of a file may be searched altogether before the rest of a hostile one is given up."""
+_SEARCH_FLOOR_BYTES = 64 << 20
+
+_MAGIC = re.compile(rb"ustar[\0 ]")
+_MAGIC_AT = 257
+_PAX_RECORDS = re.compile(rb"\d+ [^=\n]+=")
+
+
+class Chain(NamedTuple):
+    """Headers that follow each other without a gap."""
+
+    last: Member
+    next: Next
+    """What stands at the end of the last one."""
+
+
+class Found(NamedTuple):
+    """The end of a damaged range."""
+
+    at: int | None
+    """Where the next believable header stands; None if there is none up to the end of the file."""
+    name: str | None
+    """Name of the first member in the range, where the headers around it tell."""
+
+
+def zeros_end(window: Window, at: int) -> int:
+    """Where the zeros that stand at `at` end."""
+    for offset, piece in window.pieces(at, window.size):
+        rest = piece.lstrip(b"\0")
+        if rest:
+            return offset + len(piece) - len(rest)
+        at = offset + len(piece)
+    return at
+
+
+class Resync:
+    """The search in one window. `defaults` are the PAX records that hold for all members."""
+
+    def __init__(self, window: Window, defaults: Records) -> None:
+        self._window = window
+        self._defaults = defaults
+
+    def _member(self, at: int) -> Member | None:
+        found = member_at(self._window, at, dict(self._defaults))
+        return None if isinstance(found, Unreadable) else found
+
+    def _followed(self, end: int) -> bool:
+        """True if a member's end is believable: a header, also a damaged one with its name, zeros, or the end of the file."""
+        after = next_at(self._window, end)
+        if after is not Next.BROKEN:
+            return after is not Next.BEYOND
+        block = self._window.block(end)
+        return block[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar" and legible_name(block) is not None
+
+    def _candidates(self, start: int, end: int) -> Iterator[Member]:
+        """Believable members that start in a range, in order."""
+        window = self._window
+        for offset, piece in window.pieces(start + _MAGIC_AT, end + _MAGIC_AT + 6, overlap=5):
+            if window.searched_bytes > SEARCH_FACTOR * window.size + _SEARCH_FLOOR_BYTES:
+                return
+            for match in _MAGIC.finditer(piece):
+                at = offset + match.start() - _MAGIC_AT
+                if at >= end or header_at(window, at) is None:
+                    continue
+                member = self._member(at)
+                if member is not None and self._followed(member.end):
+                    yield member
+
+    def _first(self, start: int, end: int) -> Member | None:
+        return next(self._candidates(start, end), None)
+
+    def _follow(self, member: Member, beyond: int | None = None) -> Chain:
+        """The chain from a member to what is no header, over damaged headers that claim a true one behind; or past `beyond`."""
+        while beyond is None or member.start <= beyond:
+            after = next_at(self._window, member.end)
+            if after is Next.HEADER:
+                following = self._member(member.end)
+                if following is None:
+                    return Chain(member, Next.BROKEN)
+            elif after is Next.BROKEN and (claimed := self._claimed(member.end)) is not None:
+                following = self._member(claimed)
+                if following is None:
+                    return Chain(member, after)
+            else:
+                return Chain(member, after)
+            member = following
+        return Chain(member, Next.HEADER)
+
+    def _claimed(self, at: int) -> int | None:
+        """Where the payload of a damaged but legible header ends, if a header, zeros to the end or the end stand there."""
+        block = self._window.block(at)
+        size = claimed_size(block)
+        if size is None or block[_MAGIC_AT : _MAGIC_AT + 5] != b"ustar":
+            return None
+        end = at + BLOCK + (0 if block[156] in b"123456" else padded(size))
+        after = next_at(self._window, end)
+        if after is Next.ZERO and zeros_end(self._window, end) == self._window.size:
+            after = Next.END
+        if after not in (Next.HEADER, Next.END):
+            return None
+        if block[156] in EXTENSIONS:  # the header behind it belongs to the same member
+            member = self._member(end) if after is Next.HEADER else None
+            return member.end if member is not None and self._followed(member.end) else None
+        return end
+
+    def _is_archive_inside(self, member: Member) -> int | None:
+        """Where a chain ends like an archive, with more behind it: a payload whose own header is lost. None if it does not."""
+        chain = self._follow(member)
+        if chain.next is not Next.ZERO:
+            return None
+        end = zeros_end(self._window, chain.last.end)
+        if end - chain.last.end < END_MARK_BYTES or next_at(self._window, end) is not Next.HEADER:
+            return None
+        return end
+
+    def after(self, at: int, broken_at: int) -> Found:
+        """The next header behind damage that no intact member claims.
+
+        `at` is where the damaged range starts, `broken_at` the block in it that is no header.
+        """
+        window = self._window
+        claimed = self._claimed(broken_at)
+        if claimed is not None:
+            member = self._member(claimed)
+            payload_is_tar = header_at(window, broken_at + BLOCK) is not None and claimed > broken_at + BLOCK
+            if member is None or not payload_is_tar or self._is_archive_inside(member) is None:
+                return Found(claimed if member is not None else None, self._extension_name(broken_at))
+        return self.search(broken_at)
+
+    def search(self, at: int, joined: bool = False) -> Found:
+        """The first believable header from `at` on that belongs to no payload.
+
+        `joined`: zeros as at the end of an archive stand before `at`, so a header there starts another archive.
+        """
+        window = self._window
+        name: str | None = None
+        start = at
+        while (member := self._first(at, window.size)) is not None:
+            inside = None if joined and member.start == start else self._is_archive_inside(member)
+            if inside is not None:
+                at = inside
+                if (true := self._member(inside)) is not None and self._followed(true.end):
+                    return Found(inside, name)
+                continue
+            lost = self._lost_name(start, member)
+            if lost is None:
+                return Found(member.start, name)
+            name = name or lost
+            at = member.end
+            if next_at(window, at) is Next.HEADER:
+                return Found(at, name)
+        return Found(None, name)
+
+    def _extension_name(self, at: int) -> str | None:
+        """The name in the payload of a damaged GNU or PAX header."""
+        block = self._window.block(at)
+        size = claimed_size(block)
+        if block[156:157] not in (b"L", b"x") or size is None or size > 1 << 16:
+            return None
+        payload = self._window.read(at + BLOCK, size)
+        return _name_in(payload) if block[156:157] == b"x" else decode_name(payload.split(b"\0", 1)[0])
+
+    def _lost_name(self, start: int, member: Member) -> str | None:
+        """The full name of a member, if the blocks before it show that its header has only a part of it.
+
+        Its GNU or PAX header is lost, but not that one's payload, at most 8 blocks of it.
+        """
+        block = self._window.block(member.start)
+        for blocks in range(1, 9):
+            at = member.start - blocks * BLOCK
+            if at < start:
+                return None
+            payload = self._window.read(at, blocks * BLOCK)
+            if block[99] and payload.startswith(block[:100]) and payload[100]:
+                return decode_name(payload.split(b"\0", 1)[0])
+            if _PAX_RECORDS.match(payload) and (name := _name_in(payload)) is not None:
+                return name if name != member.name else None
+        return None
+
+    def inside(self, member: Member, after: Next) -> int | None:
+        """Where the next true header stands, if bytes are missing in a member's payload; None if its size is to be believed.
+
+        `after` is what stands at its end: anything but a header. A chain that starts with the payload is the payload's, as
+        is one that ends like an archive; a chain that runs over the member's end is not.
+        """
+        window = self._window
+        end = member.end
+        at = member.data
+        first: int | None = None
+        inner = self._member(at) if at < end else None
+        if inner is not None:
+            chain = self._follow(inner, beyond=end)
+            if chain.next is Next.HEADER:
+                return at
+            at = chain.last.data if chain.next in (Next.BROKEN, Next.BEYOND) else chain.last.end
+        while (candidate := self._first(at, min(end, window.size))) is not None:
+            chain = self._follow(candidate, beyond=end)
+            verdict = self._verdict(member, after, candidate, chain)
+            if verdict is not None:
+                if verdict:
+                    return candidate.start if first is None else first
+                at = zeros_end(window, chain.last.end)
+                continue
+            first = candidate.start if first is None else first
+            at = chain.last.end
+        return first if inner is None and after is not Next.ZERO else None
+
+    def _verdict(self, member: Member, after: Next, candidate: Member, chain: Chain) -> bool | None:
+        """Whose is a chain that starts inside a claimed payload: the archive's (True), the payload's, or open (None)."""
+        window, end, stop = self._window, member.end, chain.last.end
+        if chain.next is Next.HEADER:
+            return True
+        if chain.next is Next.END:
+            return end > window.size
+        to_the_end = chain.next is Next.ZERO and zeros_end(window, stop) >= window.size
+        if after is Next.ZERO and to_the_end:
+            return self._shortened(candidate.start - member.data, stop, end)
+        if stop > end:
+            return after is not Next.ZERO or chain.next is Next.ZERO
+        if chain.next is Next.ZERO:
+            return to_the_end and end > window.size
+        return None
+
+    def _shortened(self, distance: int, zeros_at: int, end: int) -> bool:
+        """The member's end and the chain's end both lie in the zeros that end the file: did the file lose bytes?"""
+        size = self._window.size
+        if size % BLOCK:
+            return True
+        if distance % BLOCK:  # a loss that shifts headers off the blocks would shift the end as well
+            return False
+        if size - zeros_at < 2 * END_MARK_BYTES or size - end < END_MARK_BYTES:  # no room for an inner and an outer end mark
+            return True
+        return size % RECORD_BYTES != 0 and size - end != END_MARK_BYTES
+
+
+def _name_in(payload: bytes) -> str | None:
+    records = pax_records(payload)
+    if not records or b"path" not in records:
+        return None
+    return decode_name(records[b"path"])
