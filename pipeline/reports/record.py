@@ -31,7 +31,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_record(store: Folder, run_id: str, *, job: str, config: dict[str, Any], recipe: dict[str, Any], tally: Tally, outcome: dict[str, Any]) -> str:
+def write_record(
+    store: Folder, run_id: str, *, job: str, config: dict[str, Any], recipe: dict[str, Any], tally: Tally, outcome: dict[str, Any]
+) -> str:
     """Writes the record, also for a run that failed; returns its path below the output folder."""
     path = f"runs/{run_id}/run.json"
     busiest = max(tally.seconds, key=lambda step: tally.seconds[step], default=None)

@@ -61,8 +61,9 @@ def _bounded(decoder: Decoder, data: bytes, field: str, needs: Needs) -> Iterato
 
 
 def _out_of_memory(exc: Exception) -> bool:
-    """Torch and FFmpeg report a failed allocation with exceptions of their own."""
-    return getattr(exc, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(exc)
+    """Torch, FFmpeg and libjpeg report a failed allocation with exceptions of their own."""
+    text = str(exc)
+    return getattr(exc, "errno", None) == errno.ENOMEM or "can't allocate memory" in text or "Insufficient memory" in text
 
 
 def _one_line(exc: Exception) -> str:

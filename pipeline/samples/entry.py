@@ -133,7 +133,7 @@ def member_at(window: Window, start: int, defaults: Records, keep: int | None = 
     return Unreadable(at, name)
 
 
-def pax_records(payload: bytes) -> Records | None:
+def pax_records(payload: bytes | bytearray) -> Records | None:
     """The records of a PAX header, or None where one is malformed."""
     records: Records = {}
     at = 0
@@ -144,7 +144,7 @@ def pax_records(payload: bytes) -> Records | None:
         end = at + int(match[1])
         if end <= match.end() or payload[end - 1 : end] != b"\n":
             return None
-        records[match[2]] = payload[match.end() : end - 1]
+        records[match[2]] = bytes(payload[match.end() : end - 1])
         at = end
     return records
 

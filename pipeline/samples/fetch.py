@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipeline.samples.entry import Records, Unreadable, member_at
+from pipeline.samples.spans import Member
+from pipeline.samples.tar import scan
 from pipeline.samples.unpack import Unpacked, has_gzip_magic
 from pipeline.samples.window import Window
 from pipeline.storage import Reader
@@ -16,7 +17,7 @@ def fetch_members(
     Ranged reads where the tar is plain, one pass forward where it is gzip. None where a span is larger than `max_bytes`
     or no member can be read in it. OSError of the storage travels.
     """
-    unpacked = Unpacked(reader, max_bytes) if (has_gzip_magic(reader) if packed is None else packed) else None
+    unpacked = Unpacked(reader) if (has_gzip_magic(reader) if packed is None else packed) else None
     source: Reader = reader if unpacked is None else unpacked
     found: list[list[tuple[str, bytes]] | None] = [None] * len(spans)
     for at in sorted(range(len(spans)), key=lambda at: spans[at]):
@@ -29,20 +30,12 @@ def fetch_members(
 
 
 def _members(source: Reader, offset: int, size: int) -> list[tuple[str, bytes]] | None:
-    window = Window(_Slice(source, offset, size), capacity=0)
-    defaults: Records = {}
-    members: list[tuple[str, bytes]] = []
-    at = 0
-    while at < size:
-        member = member_at(window, at, defaults)
-        if isinstance(member, Unreadable):
-            break
-        if member.kind in ("file", "sparse"):
-            payload = window.read(member.data, member.size)
-            if len(payload) < member.size:
-                break
-            members.append((member.name, payload))
-        at = member.end
+    window = Window(_Slice(source, offset, size))
+    members = [
+        (span.name, window.read(span.data, span.size))
+        for span in scan(window)
+        if isinstance(span, Member) and span.kind in ("file", "sparse")
+    ]
     return members or None
 
 

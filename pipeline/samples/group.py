@@ -7,7 +7,6 @@ sample begins, so that nothing is lost. Payloads are copied once, out of the win
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 from pipeline.errors import Reason, SampleError
@@ -34,6 +33,8 @@ __all__ = [
 
 MAX_DAMAGE_RECORDS = 10_000
 """Records kept of one shard; what comes behind is only counted."""
+
+UNBOUNDED_BYTES = 1 << 62
 
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset.tariterators.base_plus_ext
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator, skip_meta
@@ -235,13 +236,17 @@ class _Run:
         self.account.hit(damage)
         if damage.space != TAR or damage.start == damage.end or damage.kind is DamageKind.PADDING:
             return
-        split = None if damage.name is None else split_name(damage.name)
-        if split is None:
+        if damage.name is None:
             self._gap = self._sample is not None
-        elif self._sample is not None and split[0] == self._sample.key:
+            return
+        split = split_name(damage.name)
+        if split is None:
+            return
+        if self._sample is not None and split[0] == self._sample.key:
             _reject(self._sample, Reason.DAMAGED, f"{damage.name}: {damage.detail}")
         else:
             self._damaged_key = split[0]
+            self._prefix = "\0"  # what follows is another sample, also under the same key
 
     def close(self) -> Sample | None:
         """Ends the open sample; returns it if it is wanted."""
@@ -252,6 +257,22 @@ class _Run:
         self._sample = None
         self.count += 1
         return sample if self._wanted else None
+
+    def end(self) -> EndOfShard:
+        """The account, once all spans were taken."""
+        account = self.account
+        size = account.members + account.padding + account.damaged
+        return EndOfShard(
+            n_samples=self.count,
+            damage=tuple(account.damage),
+            n_damage=account.n_damage,
+            bytes_members=account.members,
+            bytes_padding=account.padding,
+            bytes_damage=account.damaged,
+            size_bytes=size,
+            ignored=account.ignored,
+            repeated_keys=self.repeated,
+        )
 
 
 def _reject(sample: Sample, reason: Reason, detail: str) -> None:
@@ -278,7 +299,19 @@ def read_samples(
     window = Window(reader if unpacked is None else unpacked)
     window.reads_all = not load
     run = _Run(window, todo, max_sample_bytes, load)
-    account = run.account
+    try:
+        yield from _samples(window, run, stop_after)
+        if run.count == stop_after:
+            return
+        if unpacked is not None and unpacked.damage is not None:
+            run.hit(unpacked.damage)
+        yield run.end()
+    finally:
+        if unpacked is not None:
+            unpacked.close()
+
+
+def _samples(window: Window, run: _Run, stop_after: int | None) -> Iterator[Sample]:
     if stop_after is not None and stop_after <= 0:
         return
     for span in scan(window):
@@ -287,47 +320,24 @@ def read_samples(
             if sample is not None:
                 yield sample
             if run.count == stop_after:
-                break
+                return
         elif isinstance(span, Padding):
-            account.padding += span.end - span.start
+            run.account.padding += span.end - span.start
         elif not (window.cut_short and span.kind is DamageKind.END_MISSING):
             run.hit(span)
-    else:
-        sample = run.close()
-        if sample is not None:
-            yield sample
-        if run.count != stop_after:
-            if unpacked is not None and unpacked.damage is not None:
-                run.hit(unpacked.damage)
-            yield EndOfShard(
-                run.count,
-                tuple(account.damage),
-                account.n_damage,
-                account.members,
-                account.padding,
-                account.damaged,
-                account.members + account.padding + account.damaged,
-                account.ignored,
-                run.repeated,
-            )
-    if unpacked is not None:
-        unpacked.close()
+    sample = run.close()
+    if sample is not None:
+        yield sample
 
 
 def count_samples(reader: Reader, packed: bool | None = None, limit: int | None = None) -> int:
-    """How many samples a shard has, at most `limit`. Reads headers only where the tar is plain."""
+    """How many samples a shard has, at most `limit`. Jumps from header to header where the tar is plain."""
     unpacked = Unpacked(reader) if (has_gzip_magic(reader) if packed is None else packed) else None
     window = Window(reader if unpacked is None else unpacked)
     window.jumps = unpacked is None
-    run = _Run(window, None, 0, load=False)
-    spans = scan(window)
-    with closing(spans):  # type: ignore[type-var]
-        for span in spans:
-            if isinstance(span, Member):
-                run.add(span)
-            elif isinstance(span, Damage):
-                run.hit(span)
-            if limit is not None and run.count >= limit:
-                return run.count
-    run.close()
+    run = _Run(window, None, UNBOUNDED_BYTES, load=False)
+    for _ in _samples(window, run, limit):
+        pass
+    if unpacked is not None:
+        unpacked.close()
     return run.count

@@ -48,7 +48,7 @@ class ShardTask:
     """Samples after which reading stops without an end row (`--limit`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadConfig:
     """How shards are read, the same for all tasks of a run."""
 

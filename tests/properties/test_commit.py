@@ -206,7 +206,9 @@ def finish(store: Memory, rows: list[dict[str, Any]]) -> None:
     commit.sweep()
     if not store.exists("captions/a/b-000.parquet"):
         ranges = todo(parts_in(store.list(f"_parts/a/b-000/{FINGERPRINT}")))
-        wanted = [one for one in rows if ranges is None or one["kind"] == schema.KIND_END or any(lo <= one["index"] <= hi for lo, hi in ranges)]
+        wanted = [
+            one for one in rows if ranges is None or one["kind"] == schema.KIND_END or any(lo <= one["index"] <= hi for lo, hi in ranges)
+        ]
         for one in batches_of(wanted, [1, 3]):
             commit.write(table(one))
     commit.sweep()

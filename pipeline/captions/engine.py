@@ -1,0 +1,194 @@
+"""What an engine is, and how one is chosen by name or import path.
+
+An engine is a class: `Class(config)` loads the model on the worker, `collate(media)` does host work (and may run while
+the engine is busy), the call does device work. A user's own class may be as small as `accepts`, `__init__(config)` and
+`__call__(media) -> list[str]`.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from cyclopts import Parameter
+
+from pipeline import schema
+from pipeline.errors import RequestError
+from pipeline.samples.medium import Medium, Needs
+
+ENGINES = {
+    "facts": "pipeline.captions.facts:Facts",
+    "faster-whisper": "pipeline.captions.whisper:FasterWhisper",
+    "transformers": "pipeline.captions.transformers:Transformers",
+}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Options of the engine. Device, dtype, batch size and threads change speed, the others change captions."""
+
+    engine: str
+    """facts (no model, measures the medium), faster-whisper, transformers, or your own class as module:Class."""
+    model: str = ""
+    """Folder of the model, or its hub name."""
+    language: str = ""
+    """Language of the speech (ISO 639-1: en, de, zh); empty detects it."""
+    prompt: str = ""
+    """Text that the caption starts from, for models that take one."""
+    max_tokens: int = 128
+    """Longest caption in tokens; a longer one is cut and has status truncated."""
+    beams: int = 1
+    """Beams of the search; more costs speed and memory, and may improve captions."""
+    temperature: float = 0.0
+    """0 is deterministic; above it tokens are sampled."""
+    top_p: float = 1.0
+    """Share of probability that is sampled from, 0 to 1."""
+    top_k: int = 0
+    """Number of tokens that are sampled from; 0 is all."""
+    seed: int = 0
+    """Seed of sampling; each sample has its own, from this and its medium."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16, float16 or int8; smaller is faster and less exact."""
+    batch_size: int = 0
+    """Media in one call of the model; 0 is automatic. More is faster until memory ends."""
+    threads: int = 0
+    """CPU threads of the model; 0 is all cores."""
+    allow_pickle: bool = False
+    """Load weights that are not safetensors; a pickle can run any code, so only from who you trust."""
+
+    def __post_init__(self) -> None:
+        if not self.engine:
+            raise RequestError(f"--engine is empty; known engines are {', '.join(ENGINES)}, or module:Class")
+        for name, low in (("max_tokens", 1), ("beams", 1), ("batch_size", 0), ("threads", 0), ("top_k", 0)):
+            if getattr(self, name) < low:
+                raise RequestError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {low} or more")
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"--top-p is {self.top_p}; it must be above 0 and at most 1")
+        if not 0 <= self.temperature <= 5:
+            raise RequestError(f"--temperature is {self.temperature}; it must be between 0 and 5")
+        if self.beams > 1 and self.temperature > 0:
+            raise RequestError("--beams and --temperature exclude each other; leave one at its default")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a transcript."""
+
+    start_s: float
+    """Seconds from the start of the recording."""
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What an engine says of one medium."""
+
+    text: str
+    status: str = schema.SUCCESS
+    """success, or truncated at the token limit, or error."""
+    finish_reason: str | None = None
+    """stop or length."""
+    n_prompt_tokens: int | None = None
+    n_output_tokens: int | None = None
+    mean_logprob: float | None = None
+    """Natural log, mean over output tokens."""
+    language: str | None = None
+    segments: tuple[Segment, ...] = ()
+    flags: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+class Engine(Protocol):
+    """What every engine offers once it is constructed with an `EngineConfig`. `close()` is optional."""
+
+    def collate(self, media: Sequence[Medium]) -> Any:
+        """Host work: media -> whatever the call takes. Changes no state; may run while the engine is called."""
+
+    def __call__(self, batch: Any) -> list[Caption]:
+        """Device work: one caption a medium, in order. Never called twice at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the driver knows of an engine before any weights are loaded."""
+
+    name: str
+    needs: Needs
+    rows_per_call: int
+    """Rows of one Ray batch."""
+    micro_batch: int
+    """Media in one call of the engine, unless asked otherwise."""
+    identity: dict[str, Any]
+    """Identity of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """A constructed engine with everything optional filled in."""
+
+    collate: Callable[[Sequence[Medium]], Any]
+    run: Callable[[Any], list[Caption]]
+    close: Callable[[], None]
+
+
+def engine_class(name: str) -> type[Any]:
+    """The class by engine name or `module:Class`. RequestError names the nearest known one."""
+    path = ENGINES.get(name, name)
+    if ":" not in path:
+        near = difflib.get_close_matches(name, ENGINES, 1, 0.3)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise RequestError(f"unknown engine {name!r}; {hint}known are {', '.join(ENGINES)}, or your own class as module:Class")
+    module, _, attribute = path.partition(":")
+    try:
+        if name not in ENGINES and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as exc:
+        raise RequestError(f"engine {name!r} cannot be imported: {exc}") from exc
+    if not isinstance(found, type) or not callable(getattr(found, "__call__", None)) or not (hasattr(found, "accepts") or hasattr(found, "needs")):
+        raise RequestError(f"engine {name!r} is no engine class: it needs `accepts`, `__init__(config)` and `__call__(media)`")
+    return found
+
+
+def describe(config: EngineConfig) -> EngineInfo:
+    """Checks a configuration and tells what the engine needs, without loading weights. RequestError names what is wrong."""
+    found = engine_class(config.engine)
+    if hasattr(found, "check"):
+        found.check(config)
+    needs = found.needs(config) if hasattr(found, "needs") else Needs(accepts=tuple(found.accepts))
+    identity = found.identity(config) if hasattr(found, "identity") else {"class": config.engine, "model": config.model}
+    return EngineInfo(config.engine, needs, getattr(found, "rows_per_call", 256), getattr(found, "micro_batch", 16), identity)
+
+
+def recipe(config: EngineConfig, info: EngineInfo) -> dict[str, Any]:
+    """What decides the captions: engine, weights, decoding, preprocessing. Not device, batch size or threads."""
+    sampling = {"top_p": config.top_p, "top_k": config.top_k, "seed": config.seed} if config.temperature else {}
+    return {
+        "engine": config.engine,
+        "weights": info.identity,
+        "language": config.language,
+        "prompt": config.prompt,
+        "max_tokens": config.max_tokens,
+        "beams": config.beams,
+        "temperature": config.temperature,
+        "dtype": config.dtype,
+        **sampling,
+        "preprocessing": asdict(info.needs),
+    }
+
+
+def create(config: EngineConfig) -> LoadedEngine:
+    """Loads the engine here. For workers, never for the driver."""
+    engine = engine_class(config.engine)(config)
+
+    def run(batch: Any) -> list[Caption]:
+        return [caption if isinstance(caption, Caption) else Caption(str(caption)) for caption in engine(batch)]
+
+    return LoadedEngine(getattr(engine, "collate", list), run, getattr(engine, "close", lambda: None))
