@@ -39,8 +39,8 @@ class EngineConfig:
     """Language of the speech (ISO 639-1: en, de, zh); empty detects it."""
     prompt: str = ""
     """Text that the caption starts from, for models that take one."""
-    max_tokens: int = 128
-    """Longest caption in tokens; a longer one is cut and has status truncated."""
+    max_tokens: int = 0
+    """Longest caption (of a 30 s window of speech) in tokens; a longer one is cut and has status truncated. 0 is automatic."""
     beams: int = 1
     """Beams of the search; more costs speed and memory, and may improve captions."""
     temperature: float = 0.0
@@ -65,7 +65,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not self.engine:
             raise RequestError(f"--engine is empty; known engines are {', '.join(ENGINES)}, or module:Class")
-        for name, low in (("max_tokens", 1), ("beams", 1), ("batch_size", 0), ("threads", 0), ("top_k", 0)):
+        for name, low in (("max_tokens", 0), ("beams", 1), ("batch_size", 0), ("threads", 0), ("top_k", 0)):
             if getattr(self, name) < low:
                 raise RequestError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {low} or more")
         if not 0 < self.top_p <= 1:
@@ -152,7 +152,11 @@ def engine_class(name: str) -> type[Any]:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
         raise RequestError(f"engine {name!r} cannot be imported: {exc}") from exc
-    if not isinstance(found, type) or not callable(getattr(found, "__call__", None)) or not (hasattr(found, "accepts") or hasattr(found, "needs")):
+    if (
+        not isinstance(found, type)
+        or not callable(getattr(found, "__call__", None))
+        or not (hasattr(found, "accepts") or hasattr(found, "needs"))
+    ):
         raise RequestError(f"engine {name!r} is no engine class: it needs `accepts`, `__init__(config)` and `__call__(media)`")
     return found
 

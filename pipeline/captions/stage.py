@@ -71,7 +71,9 @@ class CaptionStage:
                 results = self._guarded(media) if guarded else self._batched(media)
             failures = [result.error for result in results.values() if result.error is not None]
             if len(failures) == len(results) >= HOPELESS and not guarded:
-                raise StoppedError(f"the engine failed on each of {len(failures)} samples of a block alone; the last error: {failures[-1].detail}")
+                raise StoppedError(
+                    f"the engine failed on each of {len(failures)} samples of a block alone; the last error: {failures[-1].detail}"
+                )
         return _parts(rows, results)
 
     def _batched(self, media: dict[int, Medium]) -> dict[int, _Result]:

@@ -98,9 +98,7 @@ def read_shard(task: ShardTask, config: ReadConfig) -> Iterator[pa.Table]:
     with closing(reader), closing(ChunkDecoder(task, config)) as decoder:
         chunk: list[Sample] = []
         chunk_bytes = 0
-        for item in read_samples(
-            reader, packed=None, max_sample_bytes=config.max_sample_bytes, todo=task.todo, stop_after=task.stop_after
-        ):
+        for item in read_samples(reader, packed=None, max_sample_bytes=config.max_sample_bytes, todo=task.todo, stop_after=task.stop_after):
             if isinstance(item, EndOfShard):
                 yield from decoder.decode(chunk)
                 yield _end_table(task, item)
@@ -203,7 +201,9 @@ class ChunkDecoder:
 
     def _guarded(self, field: Field) -> Iterator[Medium]:
         if self._guard is None:
-            self._guard = Guard("pipeline.samples.decode:decoder_for_child", (self._config.decoder, self._config.needs), self._config.limits)
+            self._guard = Guard(
+                "pipeline.samples.decode:decoder_for_child", (self._config.decoder, self._config.needs), self._config.limits
+            )
         yield from self._guard.run((field.data, field.name))
 
     def _describe(self, sample: Sample) -> tuple[dict[str, Any], Field | None]:

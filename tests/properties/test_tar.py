@@ -1,0 +1,230 @@
+"""The tar reader against any archive that Python's tarfile or webdataset writes, and any damage to it.
+
+- Undamaged: the same samples as webdataset reads, no damage, whatever the format, the names, and the payloads; also packed,
+  and through a small window.
+- Damaged, by one or two of flip, cut, zeros, removal, insertion: no exception; the spans partition the file; every sample
+  whose bytes stand untouched comes out identical; nothing comes out of a payload; damage carries a legible name.
+"""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import webdataset
+from hypothesis import HealthCheck, assume, example, given, note, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from pipeline.samples.group import EndOfShard, Sample, read_samples
+from pipeline.samples.tar import Damage, DamageKind, Member, Span, scan
+from pipeline.samples.window import Window
+from pipeline.storage import BytesReader
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+INNER = "inner"
+"""How the keys inside tars that are payloads start."""
+LIMIT = 1 << 20
+
+quick = settings(
+    max_examples=150,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar and how it was made."""
+
+    writer: str
+    members: tuple[tuple[str, bytes], ...]
+
+    def pack(self) -> bytes:
+        return pack(self.writer, self.members)
+
+    def __repr__(self) -> str:
+        return f"{self.writer}: " + ", ".join(f"{name} {len(data)}" for name, data in self.members)
+
+
+def pack(writer: str, members: Sequence[tuple[str, bytes]]) -> bytes:
+    target = io.BytesIO()
+    if writer == "webdataset":
+        with webdataset.TarWriter(target, mtime=1_700_000_000.25) as tar:
+            for name, data in members:
+                key, field = name.split(".", 1)
+                tar.write({"__key__": key, field: data})
+        return target.getvalue()
+    with tarfile.open(fileobj=target, mode="w", format=FORMATS[writer]) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return target.getvalue()
+
+
+noise = st.builds(lambda seed, size: np.random.default_rng(seed).bytes(size), st.integers(0, 1 << 20), st.integers(0, 5000))
+zeros = st.integers(0, 4000).map(bytes)
+sizes = st.sampled_from([0, 1, 511, 512, 513, 1024])
+
+
+@st.composite
+def inner_tars(draw: st.DrawFn) -> bytes:
+    count = draw(st.integers(0, 4))
+    members = [(f"{INNER}{n}.bin", draw(noise)) for n in range(count)]
+    return pack(draw(st.sampled_from(sorted(FORMATS))), members)
+
+
+payloads = st.one_of(noise, noise, st.builds(lambda size: b"\x5a" * size, sizes), zeros, inner_tars())
+stems = st.one_of(
+    st.just("k"),
+    st.just("folder/sub/k"),
+    st.just("été/键"),
+    st.just("../k"),
+    st.just("/abs/k"),
+    st.just("l" * 90 + "/k"),
+    st.just("n" * 190),
+)
+
+
+@st.composite
+def archives(draw: st.DrawFn) -> Archive:
+    writer = draw(st.sampled_from(["ustar", "gnu", "pax", "webdataset"]))
+    members = []
+    for number in range(draw(st.integers(1, 6))):
+        stem = draw(stems)
+        if writer == "ustar" and len(stem) > 100:
+            stem = "k"
+        for field in draw(st.sampled_from([("jpg",), ("jpg", "txt"), ("a.PNG", "cls", "json")])):
+            members.append((f"{stem}{number:04d}.{field}", draw(payloads)))
+    return Archive(writer, tuple(members))
+
+
+@dataclass(frozen=True)
+class Injury:
+    """One damage to a file: where as a fraction of it, how long, and with what."""
+
+    kind: str
+    where: float
+    length: int
+    seed: int
+
+    def apply(self, data: bytes, origin: np.ndarray[Any, Any]) -> tuple[bytes, np.ndarray[Any, Any]]:
+        """The damaged file, and for each of its bytes the position in the original, or -1 where it is another."""
+        at = min(int(self.where * len(data)), len(data) - 1)
+        end = min(at + self.length, len(data))
+        alien = np.random.default_rng(self.seed).bytes(self.length)
+        if self.kind == "cut":
+            return data[:at], origin[:at]
+        if self.kind == "remove":
+            return data[:at] + data[end:], np.concatenate([origin[:at], origin[end:]])
+        if self.kind == "insert":
+            return data[:at] + alien + data[at:], np.concatenate([origin[:at], np.full(self.length, -1), origin[at:]])
+        if self.kind == "zero":
+            middle = bytes(end - at)
+        else:
+            middle = bytes(byte ^ (mask or 1) for byte, mask in zip(data[at:end], alien, strict=False))
+        changed = np.frombuffer(data[at:end], np.uint8) != np.frombuffer(middle, np.uint8)
+        origin = origin.copy()
+        origin[at:end][changed] = -1
+        return data[:at] + middle + data[end:], origin
+
+
+lengths = st.one_of(st.just(1), st.integers(1, 600), st.sampled_from([512, 1024, 1536, 4096]), st.integers(1, 9000))
+injuries = st.builds(
+    Injury, st.sampled_from(["flip", "cut", "zero", "remove", "insert"]), st.floats(0, 1, exclude_max=True), lengths, st.integers(0, 1000)
+)
+
+
+def read(data: bytes, **options: Any) -> tuple[list[Sample], EndOfShard]:
+    *samples, end = read_samples(BytesReader(data), max_sample_bytes=LIMIT, **options)
+    assert isinstance(end, EndOfShard)
+    return samples, end  # type: ignore[return-value]
+
+
+def content(sample: Sample) -> tuple[str, tuple[tuple[str, bytes | None], ...]]:
+    return sample.key, tuple((field.name, field.data) for field in sample.fields)
+
+
+def spans_of(data: bytes, capacity: int) -> list[Span]:
+    spans = list(scan(Window(BytesReader(data), capacity)))
+    at = 0
+    for span in spans:
+        assert span.start == at and span.end >= at, (span, at)
+        at = span.end
+    assert at == len(data)
+    return spans
+
+
+@quick
+@given(archives(), st.sampled_from([4096, 1 << 20]))
+def test_an_undamaged_archive_is_read_as_webdataset_reads_it(archive: Archive, capacity: int) -> None:
+    data = archive.pack()
+    samples, end = read(data)
+    files = tar_file_expander([{"url": "x", "stream": io.BytesIO(data)}])
+    theirs = [{key: value for key, value in sample.items() if key != "__url__"} for sample in group_by_keys(files)]
+    assert [{"__key__": key, **dict(fields)} for key, fields in map(content, samples)] == theirs
+    assert end.damage == () and end.bytes_members + end.bytes_padding == end.size_bytes == len(data)
+    assert [span for span in spans_of(data, capacity) if isinstance(span, Damage)] == []
+    assert read(gzip.compress(data, 1)) == (samples, end)
+    assert [sample.problem for sample in samples] == [None] * len(samples)
+
+
+def untouched(samples: list[Sample], origin: np.ndarray[Any, Any]) -> dict[int, int]:
+    """Where samples of the original stand in the damaged file, by index, if all their bytes do, padding included."""
+    places = {}
+    for sample in samples:
+        found = np.flatnonzero(origin == sample.offset)
+        if len(found) == 0:
+            continue
+        here = origin[found[0] : found[0] + sample.size]
+        if len(here) == sample.size and (here == np.arange(sample.offset, sample.offset + sample.size)).all():
+            places[sample.index] = int(found[0])
+    return places
+
+
+def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
+    original = archive.pack()
+    samples, _ = read(original)
+    data, origin = original, np.arange(len(original))
+    for wound in wounds:
+        if not data:
+            break
+        data, origin = wound.apply(data, origin)
+    spans = spans_of(data, 1 << 20)
+    assert spans_of(data, 4096) == spans
+    found, end = read(data)
+    assert end.bytes_members + end.bytes_padding + end.bytes_damage == end.size_bytes == len(data)
+    note(f"spans: {spans}")
+    by_offset = {sample.offset: sample for sample in found}
+    kept = untouched(samples, origin)
+    for index, place in kept.items():
+        note(f"untouched: sample {index} {samples[index].key} at {place}")
+        assert place in by_offset, "lost"
+        assert content(by_offset[place]) == content(samples[index])
+        assert by_offset[place].problem is None
+    assert not [sample.key for sample in found if sample.key.startswith(INNER)], "out of a payload"
+    second_headers = {span.data - 512 for span in spans_of(original, 1 << 20) if isinstance(span, Member) and span.data - 512 > span.start}
+    for sample in found:
+        here = origin[sample.offset : sample.offset + sample.size]
+        intact = (here >= 0).all() and (np.diff(here) == 1).all()
+        if intact and here[0] not in second_headers:  # else its long name is lost, and it goes by what its plain header says
+            original_sample = next(one for one in samples if one.key == sample.key)
+            assert set(content(sample)[1]) <= set(content(original_sample)[1])
+
+
+@settings(quick, max_examples=300)
+@given(archives(), injuries)
+def test_one_injury_costs_only_what_it_touches(archive: Archive, wound: Injury) -> None:
+    check_damaged(archive, [wound])
+
+
+@settings(quick, max_examples=300)
+@given(archives(), injuries, injuries)
+def test_two_injuries_cost_only_what_they_touch(archive: Archive, first: Injury, second: Injury) -> None:
+    check_damaged(archive, [first, second])
