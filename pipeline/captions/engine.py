@@ -152,11 +152,7 @@ def engine_class(name: str) -> type[Any]:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
         raise RequestError(f"engine {name!r} cannot be imported: {exc}") from exc
-    if (
-        not isinstance(found, type)
-        or not callable(getattr(found, "__call__", None))
-        or not (hasattr(found, "accepts") or hasattr(found, "needs"))
-    ):
+    if not isinstance(found, type) or not callable(found) or not (hasattr(found, "accepts") or hasattr(found, "needs")):
         raise RequestError(f"engine {name!r} is no engine class: it needs `accepts`, `__init__(config)` and `__call__(media)`")
     return found
 

@@ -1,5 +1,6 @@
 """The engine without a model: a deterministic technical description. For dry runs, tests and teaching."""
 
+import colorsys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,20 +9,18 @@ import numpy as np
 from pipeline.captions.engine import Caption, EngineConfig
 from pipeline.samples.medium import Medium, Needs
 
-COLOURS = {
-    "black": (0, 0, 0),
-    "white": (255, 255, 255),
-    "grey": (128, 128, 128),
-    "red": (200, 40, 40),
-    "orange": (230, 140, 40),
-    "yellow": (230, 220, 60),
-    "green": (60, 150, 60),
-    "cyan": (60, 190, 190),
-    "blue": (50, 80, 190),
-    "purple": (130, 60, 160),
-    "pink": (235, 150, 180),
-    "brown": (120, 85, 55),
-}
+HUES = (
+    (15, "red"),
+    (45, "orange"),
+    (70, "yellow"),
+    (165, "green"),
+    (200, "cyan"),
+    (260, "blue"),
+    (300, "purple"),
+    (345, "pink"),
+    (360, "red"),
+)
+"""Upper bound of the hue in degrees, and its name."""
 FULL_SCALE = 32768.0
 
 
@@ -70,6 +69,16 @@ def _loudness(wave_t: np.ndarray) -> str:
 
 
 def _colour(pixels_hwc: np.ndarray) -> str:
-    red, green, blue = (int(round(float(value))) for value in pixels_hwc.reshape(-1, 3).mean(axis=0, dtype=np.float64))
-    name = min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], (red, green, blue), strict=True)))
+    """The mean colour as hex, and the name of its hue; black, grey and white where it has hardly any."""
+    red, green, blue = (round(float(value)) for value in pixels_hwc.reshape(-1, 3).mean(axis=0, dtype=np.float64))
+    hue, lightness, saturation = colorsys.rgb_to_hls(red / 255, green / 255, blue / 255)
+    name = next(name for bound, name in HUES if hue * 360 <= bound)
+    if lightness < 0.08:
+        name = "black"
+    elif lightness > 0.95:
+        name = "white"
+    elif saturation < 0.08:
+        name = "grey"
+    elif name == "orange" and lightness < 0.5:
+        name = "brown"
     return f"#{red:02x}{green:02x}{blue:02x} ({name})"

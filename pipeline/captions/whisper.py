@@ -14,14 +14,10 @@ from numpy.typing import NDArray
 from pipeline import schema
 from pipeline.captions.engine import Caption, EngineConfig, Segment
 from pipeline.captions.weights import identity, locate, read_json, sample_seed
+from pipeline.captions.windows import SAMPLE_RATE_HZ, window_bounds
 from pipeline.errors import RequestError
-from pipeline.samples.medium import Medium, Needs, Wave
+from pipeline.samples.medium import Medium, Needs
 
-SAMPLE_RATE_HZ = 16_000
-WINDOW_S = 30.0
-SEARCH_S = 5.0
-"""Stretch at the end of a window in which the quietest place is looked for."""
-QUIET_S = 0.1
 TIMESTAMP_S = 0.02
 """Step of Whisper's time tokens, in seconds."""
 NO_SPEECH_PROBABILITY = 0.6
@@ -121,7 +117,7 @@ class FasterWhisper:
         """One transcript a recording."""
         if not batch:
             return []
-        seeds = [None] * len(batch)
+        seeds: list[int | None] = [None] * len(batch)
         size = 1 if self._config.temperature else max(1, self._config.batch_size or self.micro_batch)
         if self._config.temperature:
             seeds = [sample_seed(self._config.seed, window.features.tobytes()) for window in batch]
@@ -202,20 +198,6 @@ class FasterWhisper:
             segments=segments,
             seed=seed,
         )
-
-
-def window_bounds(wave_t: Wave) -> list[tuple[int, int]]:
-    """Where a wave is cut into windows of at most 30 s, as (start, stop) in samples: at the quietest 0.1 s near their ends."""
-    longest, search, quiet = int(WINDOW_S * SAMPLE_RATE_HZ), int(SEARCH_S * SAMPLE_RATE_HZ), int(QUIET_S * SAMPLE_RATE_HZ)
-    bounds, start = [], 0
-    while len(wave_t) - start > longest:
-        tail = wave_t[start + longest - search : start + longest].astype(np.float64)
-        power = np.square(tail).reshape(-1, quiet).sum(axis=1)
-        cut = start + longest - search + int(power.argmin()) * quiet + quiet // 2
-        bounds.append((start, cut))
-        start = cut
-    bounds.append((start, len(wave_t)))
-    return bounds
 
 
 def _segments(tokens: list[int], tokenizer: Any, window: Window) -> list[Segment]:

@@ -8,6 +8,7 @@ lo and hi are units, `index.piece`; `.end` marks the part that holds the end row
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.storage import Blob
@@ -17,7 +18,8 @@ EXTENSIONS = (".tar.gz", ".tgz", ".tar")
 _NAME = re.compile(r"(\d+)\.(\d+)-(\d+)\.(\d+)(\.l)?(\.t)?(\.end)?\.parquet")
 
 
-class Unit(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Unit:
     """A sample, or a piece of one."""
 
     index: int

@@ -65,18 +65,18 @@ def _row(receipt: Receipt, table: pa.Table, seconds: dict[str, float]) -> dict[s
 
 
 def _seconds(table: pa.Table) -> dict[str, float]:
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = dict.fromkeys(_STEPS.values(), 0.0)
     first = table.filter(pc.equal(table.column("caption_index"), 0))
     for column, step in _STEPS.items():
         totals[step] += pc.sum(first.column(column)).as_py() or 0.0
-    return dict(totals)
+    return totals
 
 
 def _examples(table: pa.Table, receipt: Receipt) -> list[Sequence[str]]:
     rejected = table.filter(pc.and_(pc.equal(table.column("status"), schema.REJECTED), pc.equal(table.column("shard"), receipt.shard)))
     rows = rejected.select(["reason", "shard", "key", "detail"]).slice(0, 64).to_pylist()
     seen: Counter[str] = Counter()
-    examples = []
+    examples: list[Sequence[str]] = []
     for row in rows:
         seen[row["reason"]] += 1
         if seen[row["reason"]] <= EXAMPLES:

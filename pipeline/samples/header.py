@@ -76,9 +76,11 @@ def parse(buffer: bytearray, view: memoryview, at: int) -> Header | None:
         if odd is None:
             return None
         size = odd
+    ustar = buffer.startswith(b"ustar", at + 257)
+    if not ustar and not buffer.startswith(_PADS[255], at + 257):  # shifted by a lost byte the sum can hold all the same
+        return None
     end = buffer.find(0, at, at + 100)
     name = view[at : end if end >= 0 else at + 100].tobytes()
-    ustar = buffer.startswith(b"ustar", at + 257)
     if ustar and buffer[at + 345] and buffer[at + 262] == 0:  # GNU keeps times where POSIX has the prefix
         name = view[at + 345 : at + 500].tobytes().split(b"\0", 1)[0] + b"/" + name
     return Header(name, buffer[at + 156], size, ustar)

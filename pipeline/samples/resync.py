@@ -135,11 +135,8 @@ class Resync:
             return None
         return end
 
-    def after(self, at: int, broken_at: int) -> Found:
-        """The next header behind damage that no intact member claims.
-
-        `at` is where the damaged range starts, `broken_at` the block in it that is no header.
-        """
+    def after(self, broken_at: int) -> Found:
+        """The next header behind a block that is no header and that no intact member claims."""
         window = self._window
         claimed = self._claimed(broken_at)
         if claimed is not None:

