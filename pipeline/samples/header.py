@@ -16,6 +16,7 @@ ZEROS = bytes(BLOCK)
 _PADS = tuple(bytes(n) for n in range(BLOCK))
 _CHECKSUM = slice(148, 156)
 _CHECKSUM_SHAPE = re.compile(rb"[0-7 ]{5,7}[\0 ]{1,3}")
+_EXTENSION_NAMES = (b"././@LongLink", b"././@PaxHeader")  # of GNU and PAX headers: they say nothing about the member
 _MAGIC_NEAR = slice(225, 290)  # where "ustar" lies if up to 32 bytes were lost or added before it
 
 
@@ -110,7 +111,7 @@ def legible(block: bytes) -> bool:
 def legible_name(block: bytes) -> str | None:
     """The member name in a damaged header, or None where no name can be read."""
     name = block[:100].split(b"\0", 1)[0]
-    if not name or not legible(block):
+    if not name or name.startswith(_EXTENSION_NAMES) or not legible(block):
         return None
     prefix = block[345:500].split(b"\0", 1)[0]
     if prefix and block[257:263] == b"ustar\0":

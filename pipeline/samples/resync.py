@@ -82,7 +82,8 @@ class Resync:
                 return
             for match in _MAGIC.finditer(piece):
                 at = offset + match.start() - _MAGIC_AT
-                if at >= end or header_at(window, at) is None:
+                header = header_at(window, at) if at < end else None
+                if header is None or not header.name:  # no name: shifted by a lost zero the sum can hold all the same
                     continue
                 member = self._member(at)
                 if member is not None and self._followed(member.end):
@@ -135,8 +136,11 @@ class Resync:
             return None
         return end
 
-    def after(self, broken_at: int) -> Found:
-        """The next header behind a block that is no header and that no intact member claims."""
+    def after(self, at: int, broken_at: int) -> Found:
+        """The next header behind damage that no intact member claims.
+
+        `broken_at` is the block that is no header, `at` the extension headers that led to it.
+        """
         window = self._window
         claimed = self._claimed(broken_at)
         if claimed is not None:
@@ -144,7 +148,7 @@ class Resync:
             payload_is_tar = header_at(window, broken_at + BLOCK) is not None and claimed > broken_at + BLOCK
             if member is None or not payload_is_tar or self._is_archive_inside(member) is None:
                 return Found(claimed if member is not None else None, self._extension_name(broken_at))
-        return self.search(broken_at)
+        return self.search(at)
 
     def search(self, at: int, joined: bool = False) -> Found:
         """The first believable header from `at` on that belongs to no payload.
@@ -190,6 +194,8 @@ class Resync:
             if at < start:
                 return None
             payload = self._window.read(at, blocks * BLOCK)
+            if not payload[-BLOCK:].strip(b"\0") or len(payload.rstrip(b"\0")) <= (blocks - 1) * BLOCK:
+                return None
             if block[99] and payload.startswith(block[:100]) and payload[100]:
                 return decode_name(payload.split(b"\0", 1)[0])
             if _PAX_RECORDS.match(payload) and (name := _name_in(payload)) is not None:
@@ -209,7 +215,8 @@ class Resync:
         inner = self._member(at) if at < end else None
         if inner is not None:
             chain = self._follow(inner, beyond=end)
-            if chain.next is Next.HEADER:
+            runs_over = after is Next.BROKEN and chain.last.end > end and chain.next in (Next.ZERO, Next.END)
+            if chain.next is Next.HEADER or runs_over:
                 return at
             at = chain.last.data if chain.next in (Next.BROKEN, Next.BEYOND) else chain.last.end
         while (candidate := self._first(at, min(end, window.size))) is not None:

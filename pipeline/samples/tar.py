@@ -39,7 +39,11 @@ def scan(window: Window) -> Iterator[Span]:
             if pending is not None:
                 count = pending.end - pending.data - pending.size
                 if count and not pad_is_zero(window.buffer, at - count - window.start, count):
-                    yield from _dirty(pending)
+                    recovery = _Recovery(window, headers.defaults)
+                    yield from recovery.dirty(pending)
+                    if recovery.at is not None:
+                        pending, at = None, recovery.at
+                        continue
                 else:
                     yield pending
             pending = found
@@ -118,12 +122,6 @@ def _says_nothing(payload: bytearray) -> bool:
     return records is not None and all(key in _TIMES for key in records)
 
 
-def _dirty(member: Member) -> Iterator[Span]:
-    data_end = member.data + member.size
-    yield member._replace(end=data_end)
-    yield Damage(DamageKind.PADDING, data_end, member.end, member.name, "the padding behind the payload is not zero; the payload is whole")
-
-
 class _Recovery:
     """What to make of a place where no member can be read. `at` is where reading goes on; None at the end of the file."""
 
@@ -152,13 +150,21 @@ class _Recovery:
         pad = window.read(data_end, member.end - data_end)
         if pad.strip(b"\0"):
             if found is None and after in (Next.BROKEN, Next.BEYOND):
-                self.at = self._resync.after(broken_at).at
+                self.at = self._resync.after(at, broken_at).at
                 yield _lost(member, window.size if self.at is None else self.at)
                 return
             yield from _dirty(member)
         else:
             yield member._replace(end=data_end + len(pad))
         yield from self._from(at, broken_at, name, after)
+
+    def dirty(self, member: Member) -> Iterator[Span]:
+        """The spans of a member with a header behind it, but with padding that is not zero. Reading may go on inside of it."""
+        self.at = self._resync.inside(member, Next.HEADER)
+        if self.at is not None:
+            yield _lost(member, self.at)
+        else:
+            yield from _dirty(member)
 
     def _lost_in(self, member: Member, after: Next) -> int | None:
         window = self._window
@@ -182,7 +188,7 @@ class _Recovery:
     def _broken(self, at: int, broken_at: int, name: str | None) -> Iterator[Span]:
         window = self._window
         block = window.block(broken_at)
-        found = self._resync.after(broken_at)
+        found = self._resync.after(at, broken_at)
         self.at = found.at
         end = window.size if found.at is None else found.at
         name = name or found.name or legible_name(block)
@@ -205,7 +211,7 @@ class _Recovery:
             found = self._resync.search(stop, joined=length >= END_MARK_BYTES)
             name = found.name
         else:
-            found = self._resync.after(whole)
+            found = self._resync.after(whole, whole)
             name = found.name or legible_name(window.block(whole))
         self.at = found.at
         if found.at is None:
@@ -225,6 +231,12 @@ class _Recovery:
             yield Damage(DamageKind.END_MISSING, size, size, None, "the end mark is cut: bytes may be missing")
         elif length % BLOCK:
             yield Damage(DamageKind.END_MISSING, size, size, None, "the zeros at the end are no whole blocks: bytes are missing or added")
+
+
+def _dirty(member: Member) -> Iterator[Span]:
+    data_end = member.data + member.size
+    yield member._replace(end=data_end)
+    yield Damage(DamageKind.PADDING, data_end, member.end, member.name, "the padding behind the payload is not zero; the payload is whole")
 
 
 def _lost(member: Member, end: int) -> Damage:

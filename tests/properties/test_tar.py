@@ -179,13 +179,36 @@ def untouched(samples: list[Sample], origin: np.ndarray[Any, Any]) -> dict[int, 
     """Where samples of the original stand in the damaged file, by index, if all their bytes do, padding included."""
     places = {}
     for sample in samples:
-        found = np.flatnonzero(origin == sample.offset)
-        if len(found) == 0:
-            continue
-        here = origin[found[0] : found[0] + sample.size]
-        if len(here) == sample.size and (here == np.arange(sample.offset, sample.offset + sample.size)).all():
-            places[sample.index] = int(found[0])
+        place = place_of(sample.offset, sample.size, origin)
+        if place is not None:
+            places[sample.index] = place
     return places
+
+
+def place_of(offset: int, size: int, origin: np.ndarray[Any, Any]) -> int | None:
+    """Where the original bytes `offset` to `offset + size` stand whole in the damaged file."""
+    found = np.flatnonzero(origin == offset)
+    if len(found) == 0:
+        return None
+    here = origin[found[0] : found[0] + size]
+    return int(found[0]) if len(here) == size and (here == np.arange(offset, offset + size)).all() else None
+
+
+def swallowed(original: bytes, members: list[Member], data: bytes, origin: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Ranges of the damaged file that are payload by definition: a member's header is whole, and a header stands at its end.
+
+    That bytes are missing in between cannot be seen, if a loss was such that another header landed there.
+    """
+    starts = {start for member in members for start in (member.start, member.data - 512)}
+    ranges = []
+    for member in members:
+        found = np.flatnonzero(origin == member.start)
+        place = int(found[0]) if len(found) else 0
+        if len(found) and data[place:].startswith(original[member.start : member.data]):
+            end = place + member.end - member.start
+            if end < len(origin) and int(origin[end]) in starts and place_of(int(origin[end]), 512, origin) is not None:
+                ranges.append((place, end))
+    return ranges
 
 
 def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
@@ -202,14 +225,17 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
     assert end.bytes_members + end.bytes_padding + end.bytes_damage == end.size_bytes == len(data)
     note(f"spans: {spans}")
     by_offset = {sample.offset: sample for sample in found}
-    kept = untouched(samples, origin)
-    for index, place in kept.items():
+    members = [span for span in spans_of(original, 1 << 20) if isinstance(span, Member)]
+    hidden = swallowed(original, members, data, origin)
+    for index, place in untouched(samples, origin).items():
+        if any(start < place < end for start, end in hidden):
+            continue
         note(f"untouched: sample {index} {samples[index].key} at {place}")
         assert place in by_offset, "lost"
         assert content(by_offset[place]) == content(samples[index])
         assert by_offset[place].problem is None
     assert not [sample.key for sample in found if sample.key.startswith(INNER)], "out of a payload"
-    second_headers = {span.data - 512 for span in spans_of(original, 1 << 20) if isinstance(span, Member) and span.data - 512 > span.start}
+    second_headers = {member.data - 512 for member in members if member.data - 512 > member.start}
     for sample in found:
         here = origin[sample.offset : sample.offset + sample.size]
         intact = (here >= 0).all() and (np.diff(here) == 1).all()
