@@ -14,6 +14,7 @@ from pipeline.samples.window import Window
 
 EXTENSION_BYTES = 1 << 18
 """Longest believable GNU name or PAX header."""
+_GLOBAL = ord("g")
 _MOST_EXTENSIONS = 16  # a member has three at most; a chain without end is hostile
 _MOST_SPARSE_BLOCKS = 1 << 16
 
@@ -98,6 +99,7 @@ def member_at(window: Window, start: int, defaults: Records, keep: int | None = 
     name: str | None = None
     own: Records = {}
     only_global = True
+    seen: set[int] = set()
     for _ in range(_MOST_EXTENSIONS):
         if keep is not None:
             window.slide(keep, max(keep, start - BLOCK), at + BLOCK)
@@ -109,7 +111,7 @@ def member_at(window: Window, start: int, defaults: Records, keep: int | None = 
         kind = header.type
         if kind not in EXTENSIONS:
             return _finish(window, plain_member(header, at), start, name, {**defaults, **own})
-        if header.size > EXTENSION_BYTES:
+        if header.size > EXTENSION_BYTES or kind in seen:  # one twice: the member of the first is lost
             return Unreadable(at, name)
         if keep is not None:
             window.slide(keep, max(keep, start - BLOCK), at + BLOCK + padded(header.size))
@@ -122,13 +124,15 @@ def member_at(window: Window, start: int, defaults: Records, keep: int | None = 
             records = pax_records(payload)
             if records is None:
                 return Unreadable(at, name)
-            if kind == ord("g"):
+            if kind == _GLOBAL:
                 defaults.update((key, value) for key, value in records.items() if _matters(key))
             else:
                 own = {**records, **own}
                 if name is None and b"path" in records:
                     name = decode_name(records[b"path"].rstrip(b"/"))
-        only_global = only_global and kind == ord("g")
+        if kind != _GLOBAL:
+            only_global = False
+            seen.add(kind)
         at += BLOCK + padded(header.size)
     return Unreadable(at, name)
 

@@ -113,8 +113,8 @@ def legible_name(block: bytes) -> str | None:
     name = block[:100].split(b"\0", 1)[0]
     if not name or name.startswith(_EXTENSION_NAMES) or not legible(block):
         return None
-    prefix = block[345:500].split(b"\0", 1)[0]
-    if prefix and block[257:263] == b"ustar\0":
+    prefix, terminated, _ = block[345:500].partition(b"\0")
+    if prefix and terminated and block[257:263] == b"ustar\0":
         name = prefix + b"/" + name
     text = decode_name(name)
     return text if text.isprintable() else None

@@ -25,7 +25,6 @@ _SEARCH_FLOOR_BYTES = 64 << 20
 
 _MAGIC = re.compile(rb"ustar[\0 ]")
 _MAGIC_AT = 257
-_PAX_RECORDS = re.compile(rb"\d+ [^=\n]+=")
 
 
 class Chain(NamedTuple):
@@ -142,13 +141,16 @@ class Resync:
         `broken_at` is the block that is no header, `at` the extension headers that led to it.
         """
         window = self._window
-        claimed = self._claimed(broken_at)
-        if claimed is not None:
-            member = self._member(claimed)
-            payload_is_tar = header_at(window, broken_at + BLOCK) is not None and claimed > broken_at + BLOCK
-            if member is None or not payload_is_tar or self._is_archive_inside(member) is None:
-                return Found(claimed if member is not None else None, self._extension_name(broken_at))
-        return self.search(at)
+        claimed = self._claimed(broken_at) if header_at(window, broken_at) is None else None
+        if claimed is None or (member := self._member(claimed)) is None:
+            return self.search(at)
+        name = self._extension_name(broken_at)
+        nearer = self._first(broken_at, claimed)
+        if nearer is not None and self._follow(nearer, beyond=claimed).last.start >= claimed:
+            return Found(nearer.start, name)
+        if nearer is not None and nearer.start == broken_at + BLOCK and self._is_archive_inside(member) is not None:
+            return self.search(at)
+        return Found(claimed, name)
 
     def search(self, at: int, joined: bool = False) -> Found:
         """The first believable header from `at` on that belongs to no payload.
@@ -193,12 +195,12 @@ class Resync:
             at = member.start - blocks * BLOCK
             if at < start:
                 return None
-            payload = self._window.read(at, blocks * BLOCK)
-            if not payload[-BLOCK:].strip(b"\0") or len(payload.rstrip(b"\0")) <= (blocks - 1) * BLOCK:
-                return None
-            if block[99] and payload.startswith(block[:100]) and payload[100]:
-                return decode_name(payload.split(b"\0", 1)[0])
-            if _PAX_RECORDS.match(payload) and (name := _name_in(payload)) is not None:
+            text = self._window.read(at, blocks * BLOCK).rstrip(b"\0")
+            if len(text) <= (blocks - 1) * BLOCK or b"\0" in text:
+                continue
+            if len(text) > 100 and block[99] and text.startswith(block[:100]):
+                return decode_name(text)
+            if (name := _name_in(text)) is not None:
                 return name if name != member.name else None
         return None
 

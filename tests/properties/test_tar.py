@@ -195,10 +195,16 @@ def place_of(offset: int, size: int, origin: np.ndarray[Any, Any]) -> int | None
 
 
 def swallowed(original: bytes, members: list[Member], data: bytes, origin: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
-    """Ranges of the damaged file that are payload by definition: a member's header is whole, and a header stands at its end.
+    """Ranges of the damaged file that read as one undamaged member, although bytes are missing in them.
 
-    That bytes are missing in between cannot be seen, if a loss was such that another header landed there.
+    A payload has no checksum, so a loss cannot be seen where the member's header is whole and at its end stands (1) another
+    header, or (2) the zeros that end the file, exactly 1024 of them as after the last member of most archives, or (3) those
+    zeros or nothing, while a header stands right at the start of the payload, as if it were a tar.
     """
+
+    def is_header(at: int) -> bool:
+        return at < len(data) and int(origin[at]) in starts and place_of(int(origin[at]), 512, origin) is not None
+
     starts = {start for member in members for start in (member.start, member.data - 512)}
     ranges = []
     for member in members:
@@ -206,7 +212,9 @@ def swallowed(original: bytes, members: list[Member], data: bytes, origin: np.nd
         place = int(found[0]) if len(found) else 0
         if len(found) and data[place:].startswith(original[member.start : member.data]):
             end = place + member.end - member.start
-            if end < len(origin) and int(origin[end]) in starts and place_of(int(origin[end]), 512, origin) is not None:
+            rest = data[end:]
+            ends = not rest.strip(b"\0") and (len(rest) == 1024 or is_header(place + member.data - member.start))
+            if is_header(end) or ends:
                 ranges.append((place, end))
     return ranges
 
