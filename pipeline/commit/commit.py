@@ -5,6 +5,7 @@ completes a shard merges. Quarantine is written first, captions last: the captio
 A crash at any point leaves what the next run repairs: `sweep` merges complete sets and deletes what is left over.
 """
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.commit import tables
 from pipeline.commit.merge import Fetch, Row, captions_table, end_of, is_transient, quarantine_table, samples_of, winners
-from pipeline.commit.parts import FOLDER, Unit, captions_path, covers, folder_of, part_path, parts_in, quarantine_path, stem_of
-from pipeline.storage import TEMPORARY, Store
+from pipeline.commit.parts import FOLDER, Part, Unit, captions_path, covers, folder_of, part_path, parts_in, quarantine_path, stem_of
+from pipeline.storage import TEMPORARY, Blob, Store
 
 ATTEMPTS = 5
 """How often a merge lists again because parts vanished under it."""
 STALE_S = 86_400.0
-"""Seconds after which a temporary file, or parts of another version of a shard, belong to no live run."""
+"""Seconds after which a temporary file belongs to no live run."""
 
 
 class Receipt(NamedTuple):
@@ -62,8 +63,9 @@ class Commit:
         transient = any(is_transient(row) for rows in units.values() for row in rows)
         stem = stem_of(shard)
         if end is not None and first == (0, 0) and not transient:
-            self._publish(shard, stem, units)
-            committed = True
+            committed = not self._is_done(stem)  # a zombie does not write over what stands, which a replay may have revised
+            if committed:
+                self._publish(shard, stem, units)
         else:
             whole = units[last][0]["last"]
             path = part_path(stem, fingerprint, Unit(*first), Unit(*last), whole=whole, transient=transient, end=end is not None)
@@ -103,31 +105,38 @@ class Commit:
     def sweep(self) -> list[str]:
         """Merges complete sets, deletes parts of finished shards and old temporary files; returns shards merged.
 
-        For the start and the end of a run only.
+        For the start and the end of a run only. Parts of a former version of an archive are the planner's to delete:
+        it alone knows the present one.
         """
         merged = []
-        folders: dict[str, list[str]] = {}
-        now = time.time()
-        for blob in self.store.list(FOLDER):
-            if TEMPORARY in blob.path:
-                if now - blob.mtime_s > STALE_S:
-                    self.store.delete(blob.path)
+        folders: dict[str, list[Part]] = {}
+        for part in parts_in(self._without_temporary(self.store.list(FOLDER))):
+            folders.setdefault(part.path.rsplit("/", 1)[0], []).append(part)
+        for folder in ("captions", "quarantine"):
+            self._without_temporary(self.store.list(folder))
+        for folder, parts in folders.items():
+            stem, _, fingerprint = folder[len(FOLDER) + 1 :].rpartition("/")
+            if not stem:  # not of our making
                 continue
-            folders.setdefault(blob.path.rsplit("/", 1)[0], []).append(blob.path)
-        for folder, paths in folders.items():
-            stem, fingerprint = folder[len(FOLDER) + 1 :].rsplit("/", 1)
             if self._is_done(stem):
                 self._clean(folder)
-            elif (shard := self._shard_in(paths)) is not None and self.merge(shard, fingerprint):
+            elif covers(parts) and (shard := self._shard_in(parts)) is not None and self.merge(shard, fingerprint):
                 merged.append(shard)
         return merged
 
-    def _shard_in(self, paths: list[str]) -> str | None:
-        for path in paths:
-            try:
-                return str(tables.decode(self.store.get(path)).column("shard")[0].as_py())
-            except (FileNotFoundError, pa.ArrowInvalid):
-                continue
+    def _without_temporary(self, blobs: list[Blob]) -> list[Blob]:
+        """The other files of a listing; temporary ones that no live run can be writing are deleted."""
+        temporary = [blob for blob in blobs if blob.path.rsplit("/", 1)[-1].startswith(TEMPORARY)]
+        now = time.time()
+        for blob in temporary:
+            if now - blob.mtime_s > STALE_S:
+                self.store.delete(blob.path)
+        return [blob for blob in blobs if blob not in temporary] if temporary else blobs
+
+    def _shard_in(self, parts: list[Part]) -> str | None:
+        for part in parts:
+            with contextlib.suppress(FileNotFoundError):
+                return str(tables.decode(self.store.get(part.path)).column("shard")[0].as_py())
         return None
 
     def _is_done(self, stem: str) -> bool:

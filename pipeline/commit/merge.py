@@ -31,10 +31,11 @@ def winners(tables: Iterable[pa.Table]) -> dict[tuple[int, int], list[Row]]:
     """
     found: dict[tuple[int, int], list[Row]] = {}
     for table in tables:
-        own: dict[tuple[int, int], list[Row]] = {}
+        own: dict[tuple[int, int], dict[int, Row]] = {}
         for row in table.to_pylist():
-            own.setdefault((row["index"], row["piece"]), []).append(row)
-        for unit, rows in own.items():
+            own.setdefault((row["index"], row["piece"]), {}).setdefault(row["caption_index"], row)
+        for unit, by_number in own.items():
+            rows = list(by_number.values())
             known = found.get(unit)
             if known is None or (any(map(is_transient, known)) and not any(map(is_transient, rows))):
                 found[unit] = sorted(rows, key=lambda row: row["caption_index"])
@@ -138,11 +139,14 @@ def quarantine_table(shard: str, samples: Sequence[list[Row]], end: dict[str, An
 
 def _members(shard: str, rows: list[Row], fetch: Fetch) -> list[list[dict[str, Any]] | None]:
     """Bytes of rejected samples; None for those above the bounds, or when the archive cannot be read any more."""
-    wanted, total = [], 0
+    wanted: list[tuple[int, int]] = []
+    total = 0
     for row in rows:
-        total += row["size"] or 0
-        if row["offset"] is not None and total <= SHARD_BYTES:
-            wanted.append((row["offset"], row["size"]))
+        offset, size = row["offset"], row["size"]
+        if offset is None or size is None or total + size > SHARD_BYTES:
+            continue  # a smaller one further on may still fit
+        total += size
+        wanted.append((offset, size))
     if not wanted:
         return [None] * len(rows)
     try:

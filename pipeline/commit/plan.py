@@ -16,7 +16,7 @@ import braceexpand
 from pipeline import storage
 from pipeline.commit.parts import EXTENSIONS, FOLDER, Part, captions_path, parse, stem_of
 from pipeline.errors import RequestError
-from pipeline.storage import Blob, Folder
+from pipeline.storage import Blob, Store
 
 LAST_INDEX = 1 << 62
 """End of an index range that goes to the end of a shard whose length is not known."""
@@ -78,19 +78,29 @@ def _flat(patterns: Iterable[str]) -> Iterable[str]:
                 yield pattern
                 continue
             try:
-                lines = Path(pattern[1:]).read_text().splitlines()
+                lines = [line.strip() for line in Path(pattern[1:]).read_text().splitlines()]
             except OSError as exc:
                 raise RequestError(f"list file {pattern[1:]}: {exc.strerror}") from exc
-            yield from (line.strip() for line in lines if line.strip() and not line.startswith("#"))
+            except UnicodeDecodeError as exc:
+                raise RequestError(f"list file {pattern[1:]} is not text: {exc.reason} at byte {exc.start}") from exc
+            named = [line for line in lines if line and not line.startswith("#")]
+            if not named:
+                raise RequestError(f"list file {pattern[1:]} names no shard")
+            yield from named
 
 
 def _match(pattern: str) -> tuple[str, list[Blob]]:
     """The literal folder of one pattern and the archives that it names."""
-    names = list(braceexpand.braceexpand(pattern)) if "{" in pattern else [pattern]
+    if storage.is_local(pattern) and os.path.isfile(_absolute(pattern)):  # brackets may be part of a name
+        return _parent([pattern]), [_existing(pattern)]
+    try:
+        names = list(braceexpand.braceexpand(pattern)) if "{" in pattern else [pattern]
+    except ValueError as exc:
+        raise RequestError(f"the braces of {pattern} do not match: {exc}") from exc
     if not any(_WILD.search(name) for name in names):
-        if len(names) == 1 and storage.is_folder(names[0]):
-            base = _absolute(names[0])
-            return base, _some([blob for blob in _listed(base) if _is_archive(blob.path)], pattern)
+        if all(storage.is_folder(name) for name in names[:1]):
+            below = [blob for name in names for blob in _listed(_absolute(name)) if _is_archive(blob.path)]
+            return _common([_absolute(name) for name in names]), _some(below, pattern)
         return _parent(names), [_existing(name) for name in names]
     base = _literal_folder(names)
     wanted = [_absolute(name) for name in names]
@@ -188,11 +198,12 @@ def inputs(blobs: Iterable[Blob], root: str) -> list[ShardInput]:
     return list(by_stem.values())
 
 
-def make_plan(shards: Sequence[ShardInput], store: Folder, *, changed: bool = False) -> Plan:
+def make_plan(shards: Sequence[ShardInput], store: Store, *, changed: bool = False) -> Plan:
     """Compares archives with what stands in the output folder.
 
     With `changed`, the tables of archives that are newer than they are deleted here, captions first, so that the
-    archive is open from then on whatever happens.
+    archive is open from then on whatever happens. Parts of a former version of an open archive are deleted as well: a
+    complete set of them would be merged by the next sweep, as the captions of bytes that are gone.
     """
     finals = {blob.path: blob.mtime_s for blob in store.list("captions")}
     newer = [shard for shard in shards if shard.mtime_s > finals.get(captions_path(shard.stem), float("inf"))]
@@ -202,10 +213,16 @@ def make_plan(shards: Sequence[ShardInput], store: Folder, *, changed: bool = Fa
             del finals[captions_path(shard.stem)]
     left = [shard for shard in shards if captions_path(shard.stem) not in finals]
     parts: dict[str, list[Part]] = {}
+    present = {shard.stem: shard.fingerprint for shard in left}
     for blob in store.list(FOLDER) if left else []:
-        part = parse(blob.path)
-        if part is not None:
-            parts.setdefault(blob.path.rsplit("/", 1)[0], []).append(part)
+        part, folder = parse(blob.path), blob.path.rsplit("/", 1)[0]
+        stem, _, fingerprint = folder[len(FOLDER) + 1 :].rpartition("/")
+        if part is None:
+            continue
+        if present.get(stem, fingerprint) != fingerprint:
+            store.delete(blob.path)
+            continue
+        parts.setdefault(folder, []).append(part)
     opened = [OpenShard(shard, todo(parts.get(f"{FOLDER}/{shard.stem}/{shard.fingerprint}", []))) for shard in left]
     return Plan(len(shards) - len(left), opened, [] if changed else [shard.shard for shard in newer])
 

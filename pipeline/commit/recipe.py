@@ -12,7 +12,7 @@ PATH = "recipe.json"
 def root_of(store: Folder) -> str | None:
     """The root that shard names of this folder are relative to; None before the first run."""
     known = _load(store)
-    return None if known is None else str(known["root"])
+    return None if known is None or known.get("root") is None else str(known["root"])
 
 
 def guard(store: Folder, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def guard(store: Folder, recipe: dict[str, Any]) -> dict[str, Any]:
             raise RequestError(f"{store.url} holds captions but no {PATH}; restore it, or use another --output")
         store.put(PATH, json.dumps(wanted, indent=1, ensure_ascii=False, sort_keys=True).encode())
         known = _load(store)
-    for name in sorted({*wanted, *(known or {})}):
+    for name in sorted({*wanted, *(known or {})}, key=lambda name: (name != "engine", name)):
         old, new = (known or {}).get(name), wanted.get(name)
         if old != new:
             raise RequestError(
@@ -43,7 +43,9 @@ def _short(value: Any) -> str:
 
 def _load(store: Folder) -> dict[str, Any] | None:
     try:
-        known: dict[str, Any] = json.loads(store.get(PATH))
+        known: Any = json.loads(store.get(PATH))
+        if not isinstance(known, dict):
+            raise ValueError("not an object")
     except FileNotFoundError:
         return None
     except (ValueError, NotADirectoryError) as exc:

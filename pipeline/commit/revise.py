@@ -13,19 +13,34 @@ from pipeline.storage import Store
 
 
 def revise(store: Store, stem: str, rows: pa.Table, metadata: dict[str, str]) -> None:
-    """Takes rows of `schema.CAPTIONS` for samples of one shard; repeating it changes nothing."""
+    """Takes rows of `schema.CAPTIONS` for samples of one shard; repeating it changes nothing.
+
+    Only rejected rows of the final table are replaced, and only by samples that are not rejected again: of those the
+    first verdict stays, with its detail and its bytes. FileNotFoundError where the shard has no final table.
+    """
     final = tables.decode(store.get(captions_path(stem)))
-    indexes = rows.column("index").unique()
-    kept = final.filter(pc.invert(pc.is_in(final.column("index"), indexes)))
-    merged = pa.concat_tables([kept, rows.cast(schema.CAPTIONS)]).sort_by([("index", "ascending"), ("caption_index", "ascending")])
-    store.put(captions_path(stem), tables.encode(merged, metadata))
-    solved = rows.filter(pc.invert(pc.is_in(rows.column("status"), pa.array([schema.REJECTED])))).column("index").unique()
+    decided = _without(rows.cast(schema.CAPTIONS), _rejected(rows))
+    wanted = _rejected(final)
+    chosen = decided.filter(pc.is_in(decided.column("index"), value_set=wanted))
+    if chosen.num_rows:
+        final = pa.concat_tables([_without(final, chosen.column("index").unique()), chosen])
+        final = final.sort_by([("index", "ascending"), ("caption_index", "ascending")])
+        store.put(captions_path(stem), tables.encode(final, metadata))
     try:
         quarantine = tables.decode(store.get(quarantine_path(stem)))
     except FileNotFoundError:
         return
-    left = quarantine.filter(pc.invert(pc.is_in(quarantine.column("index"), solved)))
+    still = pc.is_in(quarantine.column("index"), value_set=_rejected(final))
+    left = quarantine.filter(pc.or_(pc.is_null(quarantine.column("index")), still))
     if left.num_rows == 0:
         store.delete(quarantine_path(stem))
     elif left.num_rows < quarantine.num_rows:
         store.put(quarantine_path(stem), tables.encode(left, metadata))
+
+
+def _rejected(rows: pa.Table) -> pa.Array:
+    return rows.filter(pc.equal(rows.column("status"), schema.REJECTED)).column("index").unique()
+
+
+def _without(rows: pa.Table, indexes: pa.Array) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows.column("index"), value_set=indexes)))

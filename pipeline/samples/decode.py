@@ -6,6 +6,7 @@ sample's, except those that say that the process or the installation is at fault
 
 import errno
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -67,7 +68,8 @@ def _out_of_memory(exc: Exception) -> bool:
 
 
 def _one_line(exc: Exception) -> str:
-    lines = str(exc).strip().splitlines()
+    """Class and first line, without memory addresses: rows of two identical runs are identical."""
+    lines = re.sub(r" at 0x[0-9a-f]+", "", str(exc)).strip().splitlines()
     return f"{type(exc).__name__}: {lines[0] if lines else ''}"[:500]
 
 

@@ -43,6 +43,7 @@ class Guard:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._lifeline: int | None = None
 
     def run(self, item: Any) -> list[Any]:
         """The function's results for one item.
@@ -50,9 +51,8 @@ class Guard:
         Raises SampleError when the item kills the child, does not end or asks for too much memory, and for a
         SampleError of the function; RuntimeError for any other exception of it, and when the child cannot start.
         """
-        connection = self._started()
+        connection = self._begin(item)
         try:
-            connection.send(item)
             if not connection.poll(self._limits.seconds if self._limits.seconds > 0 else None):
                 self._stop()
                 raise SampleError(Reason.HUNG, f"did not end within {self._limits.seconds:g} s")
@@ -76,16 +76,37 @@ class Guard:
         """Ends the child; without it the child and its memory stay until this process ends."""
         self._stop()
 
+    def _begin(self, item: Any) -> Connection:
+        """A child that has taken the item. What ended an idle child is not the item's fault: it gets a second one."""
+        for last in (False, True):
+            connection = self._started()
+            try:
+                connection.send(item)
+                if not connection.poll(START_S):
+                    raise RuntimeError(f"the child process for {self._factory} did not take an item within {START_S:g} s")
+                connection.recv()
+            except (EOFError, ConnectionError) as exc:
+                ended = self._stop(died=True)
+                if last:
+                    raise SampleError(Reason.CRASHED, ended) from exc
+            except BaseException:
+                self._stop()
+                raise
+            else:
+                break
+        return connection
+
     def _started(self) -> Connection:
         if self._connection is not None:
             return self._connection
         ours, theirs = socket.socketpair()
-        with theirs:
+        lifeline, self._lifeline = os.pipe()
+        with theirs, open(lifeline, "rb"):
             self._connection = Connection(ours.detach())
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.samples.guard_child", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(),),
+                [sys.executable, "-P", "-m", "pipeline.samples.guard_child", str(theirs.fileno()), str(lifeline), str(os.getpid())],
+                pass_fds=(theirs.fileno(), lifeline),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
@@ -113,6 +134,7 @@ class Guard:
         if connection is not None:
             connection.close()
         if process is None:
+            self._let_go()
             return "no child process"
         if died:
             # Its end of the socket is closed a moment before its exit status is there.
@@ -120,7 +142,15 @@ class Guard:
                 process.wait(5.0)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        return _ended(process.wait())
+        ended = _ended(process.wait())
+        self._let_go()
+        return ended
+
+    def _let_go(self) -> None:
+        """Last, because it kills the child's process group, and a crash must be told from that."""
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
 
 
 def _ended(code: int) -> str:

@@ -1,12 +1,13 @@
 """The child process of `guard.Guard`: items in, results or an exception out, over an inherited socket.
 
-Ends when its parent does, however that ends.
+Ends when its parent does, however that ends. Memory is bounded anew for each item.
 """
 
 import contextlib
-import ctypes
+import fcntl
 import importlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -15,8 +16,6 @@ from typing import Any
 
 from pipeline.errors import SampleError
 from pipeline.samples.guard import memory_bound
-
-_PR_SET_PDEATHSIG = 1
 
 
 def serve(connection: Connection) -> None:
@@ -29,9 +28,11 @@ def serve(connection: Connection) -> None:
         connection.send(_text(exc))
         return
     connection.send(None)
-    with memory_bound(memory_bytes):
-        while True:
-            _answer(connection, function, connection.recv())
+    while True:
+        item = connection.recv()
+        connection.send("taken")
+        with memory_bound(memory_bytes):
+            _answer(connection, function, item)
 
 
 def _answer(connection: Connection, function: Callable[[Any], Iterable[Any]], item: Any) -> None:
@@ -59,16 +60,24 @@ def _text(exc: Exception) -> str:
     return f"{type(exc).__name__}: {exc}"[:2000]
 
 
-def _die_with(parent: int) -> None:
+def _die_with(parent: int, lifeline: int) -> None:
+    """The kernel kills this process group when the parent's end of the pipe closes, also in a loop of C that holds the GIL.
+
+    Not PR_SET_PDEATHSIG: that fires when the thread that started this process ends, not when its process does.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if os.getppid() != parent:
         sys.exit(1)
 
 
 def main() -> None:
-    """Takes the socket's descriptor and the parent's process id from the command line."""
-    _die_with(int(sys.argv[2]))
+    """Takes the descriptors of the socket and of the lifeline and the parent's process id from the command line."""
+    _die_with(int(sys.argv[3]), int(sys.argv[2]))
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     with contextlib.suppress(EOFError, ConnectionError), Connection(int(sys.argv[1])) as connection:
         serve(connection)
 

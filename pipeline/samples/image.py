@@ -2,18 +2,25 @@
 
 The header is read first, so that a picture which is too large is refused before any pixel exists. Plain JPEGs take
 libjpeg-turbo by way of torchvision; everything else takes Pillow. The content decides, not the extension. Formats are
-listed, because Pillow hands some others (EPS) to programs outside.
+listed, because Pillow hands some others (EPS) to programs outside. A JPEG that ends early and was closed with an end
+mark decodes to a half-grey picture, of which libjpeg says so only on `stderr`: that is caught, and rejects it.
 """
 
+import contextlib
+import ctypes
 import functools
 import io
+import logging
+import platform
 import struct
+import threading
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
@@ -45,21 +52,101 @@ def decode_image(data: bytes, short_side_px: int | None) -> tuple[Pixels, int, i
     """
     if not data:
         raise SampleError(Reason.EMPTY_MEDIUM, "0 bytes")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _native_stderr() as heard:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as picture:
                 check_pixels(*picture.size)
                 plain = picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L")
-                pixels = None if plain else _with_pillow(picture)
+                pixels = _plain_jpeg(data, picture) if plain else _with_pillow(picture)
+        except UnidentifiedImageError as exc:
+            # Its own message holds a memory address, which would differ between two identical runs.
+            raise SampleError(Reason.UNDECODABLE, f"no picture of a known format; it starts with {data[:8].hex(' ')}") from exc
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as exc:
             raise SampleError(Reason.TOO_MANY_PIXELS, str(exc)) from exc
-    if pixels is None:
-        pixels_chw = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        pixels = pixels_chw.permute(1, 2, 0).numpy()
+        complaint = _damage(heard())
+    if complaint is not None:
+        raise SampleError(Reason.UNDECODABLE, complaint)
     height, width = pixels.shape[:2]
     return shrink(pixels, short_side_px), width, height
+
+
+def _plain_jpeg(data: bytes, picture: Image.Image) -> Pixels:
+    """torchvision's decoder; Pillow's for what that refuses (arithmetic coding, damage), so that Pillow names the fault."""
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    try:
+        pixels_chw = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    except RuntimeError as exc:
+        if "memory" in str(exc):
+            raise
+        return _with_pillow(picture)
+    pixels: Pixels = pixels_chw.permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _damage(complaints: str) -> str | None:
+    """The complaint of libjpeg that means missing or wrong pixels, if there is one; stray bytes before the end mark do not."""
+    for line in complaints.splitlines():
+        if line.startswith("Corrupt JPEG data") and not line.endswith("extraneous bytes before marker 0xd9"):
+            return line
+    return None
+
+
+class _Listener:
+    """A C stream in memory that takes the place of C's `stderr` variable.
+
+    Python's sys.stderr, faulthandler and child processes keep file descriptor 2; what other threads write through C
+    meanwhile is lost. The stream is made once and never closed: another thread may hold it for a moment longer.
+    """
+
+    SIZE = 1024
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._buffer = ctypes.create_string_buffer(self.SIZE)
+        library = ctypes.CDLL(None)
+        library.fmemopen.restype = ctypes.c_void_p
+        stream = library.fmemopen(ctypes.c_void_p(ctypes.addressof(self._buffer)), ctypes.c_size_t(self.SIZE), b"w")
+        if not stream:
+            raise MemoryError("fmemopen")
+        self._stream = ctypes.c_void_p(stream)
+        library.setvbuf(self._stream, None, 2, ctypes.c_size_t(0))  # 2: _IONBF, so that nothing waits for a flush
+        self._rewind = library.rewind
+        self._variable = ctypes.c_void_p.in_dll(library, "stderr")
+
+    def start(self) -> int | None:
+        ctypes.memset(self._buffer, 0, self.SIZE)
+        self._rewind(self._stream)
+        previous, self._variable.value = self._variable.value, self._stream.value
+        return previous
+
+    def stop(self, previous: int | None) -> None:
+        self._variable.value = previous
+
+    def heard(self) -> str:
+        return self._buffer.value.decode("ascii", "replace")
+
+
+@functools.cache
+def _listener() -> _Listener | None:
+    """None where C's `stderr` is not a variable that may be set (musl, macOS): there, complaints are printed and not acted on."""
+    return _Listener() if platform.libc_ver()[0] == "glibc" else None
+
+
+@contextlib.contextmanager
+def _native_stderr() -> Iterator[Callable[[], str]]:
+    """Takes what C libraries print meanwhile; gives a function that tells it so far. One thread at a time."""
+    listener = _listener()
+    if listener is None:
+        yield lambda: ""
+        return
+    with listener.lock:
+        previous = listener.start()
+        try:
+            yield listener.heard
+        finally:
+            listener.stop(previous)
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -86,6 +173,8 @@ def shrink(pixels_hwc: Pixels, short_side_px: int | None) -> Pixels:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    # Otherwise its errors are printed where a program has set up no logging; they come as exceptions as well.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 

@@ -71,6 +71,8 @@ class Resync:
         if after is not Next.BROKEN:
             return after is not Next.BEYOND
         block = self._window.block(end)
+        if len(block) < BLOCK:  # cut
+            return True
         return block[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar" and legible_name(block) is not None
 
     def _candidates(self, start: int, end: int) -> Iterator[Member]:
@@ -81,9 +83,8 @@ class Resync:
                 return
             for match in _MAGIC.finditer(piece):
                 at = offset + match.start() - _MAGIC_AT
-                header = header_at(window, at) if at < end else None
-                if header is None or not header.name:  # no name: shifted by a lost zero the sum can hold all the same
-                    continue
+                if at >= end or header_at(window, at) is None or window.block(at)[0] == 0:
+                    continue  # without a name: shifted by a lost zero the sum can hold all the same
                 member = self._member(at)
                 if member is not None and self._followed(member.end):
                     yield member

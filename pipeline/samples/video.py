@@ -3,13 +3,15 @@
 One frame is decoded, not the clip: captions of pictures are made from it. The sound track is `audio.py`'s.
 """
 
+from typing import Any
+
 import av
 import numpy as np
 
 from pipeline.errors import Reason, SampleError
 from pipeline.samples.audio import open_container
 from pipeline.samples.image import check_pixels, shrink
-from pipeline.samples.medium import Medium
+from pipeline.samples.medium import Medium, Pixels
 
 
 def decode_video(data: bytes, field: str, short_side_px: int | None) -> Medium:
@@ -31,8 +33,9 @@ def decode_video(data: bytes, field: str, short_side_px: int | None) -> Medium:
         duration_s = None if container.duration is None else container.duration / av.time_base
         if stream.duration is not None and stream.time_base is not None:
             duration_s = float(stream.duration * stream.time_base)
-        # FFmpeg gives degrees counter-clockwise, as rot90 takes quarter turns.
-        upright = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
+        upright = _upright(frame)
+        if duration_s is None:
+            duration_s = _end_s(container, stream)
     height, width = upright.shape[:2]
     return Medium(
         modality="video",
@@ -44,3 +47,24 @@ def decode_video(data: bytes, field: str, short_side_px: int | None) -> Medium:
         duration_s=duration_s,
         start_s=0.0,
     )
+
+
+def _upright(frame: Any) -> Pixels:
+    """RGB pixels turned and mirrored as the display matrix says, which knows more than its angle: mirrored, or upside down.
+
+    The matrix takes x, y to a x + c y, b x + d y; only quarter turns and mirroring are followed.
+    """
+    pixels: Pixels = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _end_s(container: Any, stream: Any) -> float | None:
+    """Where the last picture ends, from the packets' times: recorders that write as they go leave the duration open."""
+    ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
+    return float(max(ends) * stream.time_base) if ends else None

@@ -194,29 +194,56 @@ def place_of(offset: int, size: int, origin: np.ndarray[Any, Any]) -> int | None
     return int(found[0]) if len(here) == size and (here == np.arange(offset, offset + size)).all() else None
 
 
+def with_inner(data: bytes, members: list[Member]) -> list[Member]:
+    """The members of an archive, and those of the tars that are their payloads."""
+    found = list(members)
+    for member in members:
+        for span in scan(Window(BytesReader(data[member.data : member.data + member.size]))):
+            if isinstance(span, Member):
+                at = member.data
+                found.append(span._replace(start=at + span.start, data=at + span.data, end=at + span.end))
+    return found
+
+
+def is_header(data: bytes, at: int) -> bool:
+    try:
+        return bool(tarfile.TarInfo.frombuf(data[at : at + 512], "utf-8", "surrogateescape"))
+    except tarfile.HeaderError:
+        return False
+
+
 def swallowed(original: bytes, members: list[Member], data: bytes, origin: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
     """Ranges of the damaged file that read as one undamaged member, although bytes are missing in them.
 
     A payload has no checksum, so a loss cannot be seen where the member's header is whole and at its end stands (1) another
     header, or (2) the zeros that end the file, exactly 1024 of them as after the last member of most archives, or (3) those
-    zeros or nothing, while a header stands right at the start of the payload, as if it were a tar.
+    zeros or nothing, while a header stands right at the start of the payload, as if it were a tar. Nor (4) where exactly the
+    second header of a member is lost, so that its long name now speaks of the member behind.
     """
-
-    def is_header(at: int) -> bool:
-        return at < len(data) and int(origin[at]) in starts and place_of(int(origin[at]), 512, origin) is not None
-
-    starts = {start for member in members for start in (member.start, member.data - 512)}
     ranges = []
     for member in members:
         found = np.flatnonzero(origin == member.start)
         place = int(found[0]) if len(found) else 0
-        if len(found) and data[place:].startswith(original[member.start : member.data]):
-            end = place + member.end - member.start
+        if not len(found):
+            continue
+        end = place + member.end - member.start
+        second = place + member.data - 512 - member.start
+        if data[place:].startswith(original[member.start : member.data]):
+            if (origin[place:end] == np.arange(member.start, member.start + len(origin[place:end]))).all():
+                continue
             rest = data[end:]
-            ends = not rest.strip(b"\0") and (len(rest) == 1024 or is_header(place + member.data - member.start))
-            if is_header(end) or ends:
+            ends = not rest.strip(b"\0") and (len(rest) == 1024 or is_header(data, second + 512))
+            if is_header(data, end) or ends:
                 ranges.append((place, end))
+        elif second > place and data[place:second] == original[member.start : member.data - 512] and is_header(data, second):
+            size = tarfile.TarInfo.frombuf(data[second : second + 512], "utf-8", "surrogateescape").size
+            ranges.append((place, second + 512 + (size + 511) // 512 * 512))
     return ranges
+
+
+def header_lost(member: Member, original: bytes, data: bytes, origin: np.ndarray[Any, Any]) -> bool:
+    place = place_of(member.data - 512, 512, origin)
+    return place is None
 
 
 def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
@@ -234,7 +261,8 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
     note(f"spans: {spans}")
     by_offset = {sample.offset: sample for sample in found}
     members = [span for span in spans_of(original, 1 << 20) if isinstance(span, Member)]
-    hidden = swallowed(original, members, data, origin)
+    hidden = swallowed(original, with_inner(original, members), data, origin)
+    lost_last = header_lost(members[-1], original, data, origin) and is_header(original, members[-1].data)
     for index, place in untouched(samples, origin).items():
         if any(start < place < end for start, end in hidden):
             continue
@@ -242,12 +270,15 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
         assert place in by_offset, "lost"
         assert content(by_offset[place]) == content(samples[index])
         assert by_offset[place].problem is None
-    assert not [sample.key for sample in found if sample.key.startswith(INNER)], "out of a payload"
+    leaked = [sample.key for sample in found if sample.key.startswith(INNER)]
+    assert not leaked or lost_last or any(is_header(data, end) for _, end in hidden), "out of a payload"
     second_headers = {member.data - 512 for member in members if member.data - 512 > member.start}
     for sample in found:
         here = origin[sample.offset : sample.offset + sample.size]
         intact = (here >= 0).all() and (np.diff(here) == 1).all()
         if intact and here[0] not in second_headers:  # else its long name is lost, and it goes by what its plain header says
+            if sample.key.startswith(INNER):
+                continue
             original_sample = next(one for one in samples if one.key == sample.key)
             assert set(content(sample)[1]) <= set(content(original_sample)[1])
 

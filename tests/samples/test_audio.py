@@ -2,16 +2,20 @@
 
 - wav, flac, mp3 and others at several rates and layouts give the same tone, level and length
 - pieces are contiguous, end in silence where there is some, and exactly the final one is marked last
-- truncated, empty and silent files
+- truncated, empty and silent files; damage in the middle that shortens a recording
+- rates and values that no recording has are refused before they cost memory
+- resampling in a stream is what soxr gives at once
 """
 
 import io
+import struct
 import wave
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import soxr
 from numpy.typing import NDArray
 
 from pipeline.errors import Reason, SampleError
@@ -115,13 +119,88 @@ def test_a_long_recording_is_decoded_piece_by_piece() -> None:
     assert [piece.last for piece in media][-1]
 
 
-@pytest.mark.parametrize(("form", "codec"), [("wav", ""), ("flac", "flac"), ("mp3", "libmp3lame")])
-def test_a_truncated_recording_is_refused(form: str, codec: str) -> None:
+CODECS = {"wav": "", "flac": "flac", "mp3": "libmp3lame", "ogg": "libopus", "mp4": "aac", "webm": "libopus", "matroska": "aac"}
+
+
+@pytest.mark.parametrize("form", CODECS)
+def test_a_truncated_recording_is_refused(form: str) -> None:
     samples = np.random.default_rng(2).normal(0, 3_000, 20 * 16_000).astype(np.int16)
-    data = as_wav(samples, 16_000) if form == "wav" else as_coded(samples, 16_000, form, codec)
-    for share in (0.3, 0.7, 0.9):
+    data = as_wav(samples, 16_000) if form == "wav" else as_coded(samples, 16_000, form, CODECS[form])
+    assert list(decode_audio(data, form, NEEDS))
+    for share in (0.001, 0.03, 0.3, 0.5, 0.7, 0.9, 0.97):
         with pytest.raises((SampleError, av.FFmpegError)):
             list(decode_audio(data[: int(len(data) * share)], form, NEEDS))
+
+
+def test_at_any_truncation_a_flac_is_refused() -> None:
+    data = as_coded(np.random.default_rng(2).normal(0, 3_000, 16_000).astype(np.int16), 16_000, "flac", "flac")
+    for size in {*range(0, len(data), len(data) // 150), *range(len(data) - 16, len(data))}:
+        with pytest.raises((SampleError, av.FFmpegError)):
+            list(decode_audio(data[:size], "flac", NEEDS))
+
+
+@pytest.mark.parametrize("form", ["flac", "ogg", "mp3", "webm"])
+def test_damage_in_the_middle_never_shortens_a_recording_silently(form: str) -> None:
+    samples = np.random.default_rng(2).normal(0, 3_000, 20 * 16_000).astype(np.int16)
+    data = as_coded(samples, 16_000, form, CODECS[form])
+    for share in (0.2, 0.5, 0.8):
+        damaged = bytearray(data)
+        start = int(share * len(data))
+        damaged[start : start + 4_000] = bytes(4_000)
+        try:
+            media = list(decode_audio(bytes(damaged), form, NEEDS))
+        except (SampleError, av.FFmpegError):
+            continue
+        assert sum(medium.duration_s or 0.0 for medium in media) == pytest.approx(20.0, abs=0.3 if form != "webm" else 1.0)
+
+
+def test_a_flac_without_a_declared_length_is_read_to_its_end() -> None:
+    data = bytearray(as_coded(tone(2.0, 16_000), 16_000, "flac", "flac"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    (medium,) = decode_audio(bytes(data), "flac", NEEDS)
+    assert np.array_equal(medium.wave_t, tone(2.0, 16_000))
+
+
+def as_float_wav(values: NDArray[np.float32], rate: int) -> bytes:
+    body = values.tobytes()
+    form = struct.pack("<IHHIIHH", 16, 3, 1, rate, 4 * rate, 4, 32)
+    return b"RIFF" + struct.pack("<I", 36 + len(body)) + b"WAVEfmt " + form + b"data" + struct.pack("<I", len(body)) + body
+
+
+def test_floats_are_rounded_and_clipped() -> None:
+    values = np.array([0.0, 0.5, 1.0, 1.5, -1.0, -7.0, 0.25 / 32_768, 0.75 / 32_768], np.float32)
+    (medium,) = decode_audio(as_float_wav(values, 16_000), "wav", NEEDS)
+    assert medium.wave_t is not None
+    assert medium.wave_t.tolist() == [0, 16_384, 32_767, 32_767, -32_768, -32_768, 0, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_refused_and_not_taken_for_silence(value: float) -> None:
+    values = np.zeros(8_000, np.float32)
+    values[4_000] = value
+    with pytest.raises(SampleError, match="finite"):
+        list(decode_audio(as_float_wav(values, 8_000), "wav", NEEDS))
+
+
+@pytest.mark.parametrize("rate", [1, 100])
+def test_a_rate_that_no_recording_has_is_refused(rate: int) -> None:
+    with pytest.raises(SampleError, match=f"rate of {rate} Hz"):
+        list(decode_audio(as_wav(np.zeros(50_000, np.int16), rate), "wav", NEEDS))
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 96_000])
+def test_resampling_in_a_stream_is_what_soxr_gives_at_once(rate: int) -> None:
+    samples = np.random.default_rng(5).normal(0, 3_000, 5 * rate).astype(np.int16)
+    (medium,) = decode_audio(as_wav(samples, rate), "wav", NEEDS)
+    expected = soxr.resample(samples.astype(np.float32) / 32_768, rate, 16_000)
+    assert np.array_equal(medium.wave_t, np.rint(expected * 32_768).clip(-32_768, 32_767).astype(np.int16))
+
+
+def test_a_title_that_is_not_utf8_does_not_cost_the_recording() -> None:
+    text = b"TIT2" + struct.pack(">I", 5) + b"\0\0" + b"\x03\xff\xfe\xff\xff"
+    tagged = b"ID3\x03\0\0" + bytes([0, 0, 0, len(text)]) + text + as_coded(tone(1.0, 16_000), 16_000, "mp3", "libmp3lame")
+    assert list(decode_audio(tagged, "mp3", NEEDS))
 
 
 def test_a_wav_of_unknown_length_is_read_to_its_end() -> None:

@@ -2,13 +2,18 @@
 
 - a crash, an exit, an endless loop and a huge allocation each become one SampleError, and the next item works
 - a SampleError travels as itself, other exceptions as RuntimeError, a factory's failure says so
-- no child is left after close
+- no child is left after close, nor after its parent was killed, nor a process that the child started
+- what ends an idle child, and the end of the thread that started it, cost no item
 - the memory bound raises MemoryError and is lifted afterwards; the watchdog ends a process that hangs
 """
 
+import os
 import resource
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +24,7 @@ from pipeline.errors import Reason, SampleError
 from pipeline.samples.guard import Guard, Limits, memory_bound, watchdog
 
 SOURCE = """
-import ctypes, os
+import ctypes, os, re, subprocess
 from pipeline.errors import Reason, SampleError
 
 def factory(word):
@@ -39,6 +44,12 @@ def factory(word):
             raise KeyError("oops")
         if item == "unpicklable":
             return [lambda: None]
+        if item == "pid":
+            return [os.getpid()]
+        if item == "start":
+            return [subprocess.Popen(["sleep", "300"]).pid]
+        if item == "stuck":
+            re.match("(a+)+$", "a" * 60 + "b")
         if item == "print":
             print("noise", flush=True)
         return [word, item]
@@ -72,6 +83,7 @@ def guard(module: str) -> Iterator[Guard]:
         ("crash", Reason.CRASHED, "SIGSEGV"),
         ("exit", Reason.CRASHED, "exit code 7"),
         ("loop", Reason.HUNG, "1 s"),
+        ("stuck", Reason.HUNG, "1 s"),
         ("bloat", Reason.OUT_OF_BOUNDS_MEMORY, "512 MiB"),
         ("sample", Reason.UNDECODABLE, "as it is"),
     ],
@@ -111,6 +123,58 @@ def test_no_child_is_left_after_close_and_a_second_close_is_harmless(guard: Guar
     guard.close()
     guard.close()
     assert not psutil.Process().children(recursive=True)
+
+
+def gone(pid: int) -> bool:
+    """Waits up to 10 s for a process to end; one that nobody has reaped yet has ended."""
+    for _ in range(1_000):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_what_the_child_started_ends_with_it(guard: Guard) -> None:
+    (started,) = guard.run("start")
+    assert psutil.pid_exists(started)
+    guard.close()
+    assert gone(started)
+
+
+def test_an_idle_child_that_was_killed_costs_no_item(guard: Guard) -> None:
+    (child,) = guard.run("pid")
+    os.kill(child, signal.SIGKILL)
+    assert gone(child)
+    assert guard.run("next") == ["hello", "next"]
+
+
+def test_the_child_outlives_the_thread_that_started_it(guard: Guard) -> None:
+    found: list[list[int]] = []
+    thread = threading.Thread(target=lambda: found.append(guard.run("pid")))
+    thread.start()
+    thread.join()
+    assert guard.run("pid") == found[0]
+
+
+@pytest.mark.parametrize("item", ["loop", "stuck"])
+def test_a_child_dies_with_a_parent_that_is_killed_also_in_a_loop_of_c(module: str, tmp_path: Path, item: str) -> None:
+    code = (
+        "import sys\nfrom pipeline.samples.guard import Guard, Limits\n"
+        f"guard = Guard('{module}:factory', ('x',), Limits(60.0, 0))\n"
+        f"print(*guard.run('pid'), *guard.run('start'), flush=True)\nguard.run('{item}')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path), os.getcwd()])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as parent:
+        assert parent.stdout is not None
+        child, started = (int(word) for word in parent.stdout.readline().split())
+        parent.send_signal(signal.SIGKILL)
+    assert gone(child)
+    assert gone(started)
 
 
 def test_the_memory_bound_raises_and_is_lifted_afterwards() -> None:

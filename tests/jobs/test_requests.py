@@ -1,0 +1,74 @@
+"""A wrong request is one line that says what, where and what to do, exit code 2, and nothing is started."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from pipeline.storage import Folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tar").write_bytes(bytes(10240))
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "Traceback" not in printed.err
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1, printed.err
+    return lines[0]
+
+
+CAPTION = ("caption", "a.tar", "-o", "out", "--engine", "facts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("caption", "b/*.tar", "-o", "out", "--engine", "facts"), "no shard matches b/*.tar"),
+        (("caption", "a.tar", "-o", "out", "--engine", "fatcs"), "did you mean facts"),
+        (("caption", "a.tar", "-o", "out", "--engine", "transformers", "--model", "./nowhere"), "no such folder"),
+        ((*CAPTION, "--max-rejects", "many"), "neither a share"),
+        ((*CAPTION, "--max-sample-bytes", "huge"), "no size"),
+        ((*CAPTION, "--limit", "-1"), "cannot be negative"),
+        ((*CAPTION, "--beems", "2"), "Did you mean --beams"),
+        (("caption", "a.tar", "--engine", "facts"), "--output"),
+        (("chek", "a.tar"), "Did you mean"),
+        ((*CAPTION, "--config", "missing.yaml"), "missing.yaml"),
+        (("replay", "empty"), "holds no run"),
+        (("check", "@missing.txt"), "list file missing.txt"),
+    ],
+)
+def test_it_says_what_is_wrong_and_what_to_do(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
+) -> None:
+    assert says in refused(capsys, *arguments)
+
+
+def test_an_unknown_key_of_a_configuration_names_the_nearest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "job.yaml").write_text("shards: [a.tar]\noutptu: out\nengine: facts\n")
+    line = refused(capsys, "caption", "--config", "job.yaml")
+    assert "outptu" in line and "Did you mean --output" in line
+
+
+def test_a_configuration_that_is_no_mapping_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("[1, 2", "just words", "- a\n- b"):
+        (here / "job.yaml").write_text(text)
+        assert "job.yaml" in refused(capsys, "caption", "--config", "job.yaml")
+
+
+def test_an_output_that_cannot_be_written_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").write_text("in the way")
+    assert "cannot write to --output" in refused(capsys, "caption", "a.tar", "-o", "file/out", "--engine", "facts")
+
+
+def test_an_output_of_another_recipe_is_refused_with_the_field(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Folder(str(here / "out")).put("recipe.json", b'{"root": "%s", "engine": "other"}' % str(here).encode())
+    assert "engine" in refused(capsys, *CAPTION)
