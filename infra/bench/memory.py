@@ -45,7 +45,9 @@ def main() -> None:
         write_pictures(tenfold, SHARDS * 10, SAMPLES)
         few, many = (peaks(folder, Path(name, f"output-{folder.name}")) for folder in (once, tenfold))
         for what in few:
-            print(f"{what:<12} {SHARDS} archives {few[what]:8.1f} MiB   {SHARDS * 10} archives {many[what]:8.1f} MiB   x {many[what] / few[what]:.3f}")
+            print(
+                f"{what:<12} {SHARDS} archives {few[what]:8.1f} MiB   {SHARDS * 10} archives {many[what]:8.1f} MiB   x {many[what] / few[what]:.3f}"
+            )
 
 
 if __name__ == "__main__":

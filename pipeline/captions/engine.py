@@ -8,6 +8,7 @@ the engine is busy), the call does device work. A user's own class may be as sma
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ ENGINES = {
     "faster-whisper": "pipeline.captions.whisper:FasterWhisper",
     "transformers": "pipeline.captions.transformers:Transformers",
 }
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+MODALITIES = ("image", "audio", "video")
 
 
 @Parameter(name="*")
@@ -72,6 +75,10 @@ class EngineConfig:
             raise RequestError(f"--top-p is {self.top_p}; it must be above 0 and at most 1")
         if not 0 <= self.temperature <= 5:
             raise RequestError(f"--temperature is {self.temperature}; it must be between 0 and 5")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise RequestError(f"--device {self.device!r} is unknown; write auto, cpu, cuda or cuda:N")
+        if self.dtype not in DTYPES:
+            raise RequestError(f"--dtype {self.dtype!r} is unknown; known are {', '.join(DTYPES)}")
         if self.beams > 1 and self.temperature > 0:
             raise RequestError("--beams and --temperature exclude each other; leave one at its default")
 
@@ -162,9 +169,18 @@ def describe(config: EngineConfig) -> EngineInfo:
     found = engine_class(config.engine)
     if hasattr(found, "check"):
         found.check(config)
-    needs = found.needs(config) if hasattr(found, "needs") else Needs(accepts=tuple(found.accepts))
+    needs = found.needs(config) if hasattr(found, "needs") else Needs(accepts=_accepted(config.engine, found.accepts))
     identity = found.identity(config) if hasattr(found, "identity") else {"class": config.engine, "model": config.model}
     return EngineInfo(config.engine, needs, getattr(found, "rows_per_call", 256), getattr(found, "micro_batch", 16), identity)
+
+
+def _accepted(name: str, accepts: Any) -> tuple[str, ...]:
+    """Modalities of a user's class; one alone may be a plain string."""
+    found = (accepts,) if isinstance(accepts, str) else tuple(accepts)
+    wrong = [modality for modality in found if modality not in MODALITIES]
+    if wrong or not found:
+        raise RequestError(f"engine {name!r} has accepts = {accepts!r}; name one or more of {', '.join(MODALITIES)}")
+    return found
 
 
 def recipe(config: EngineConfig, info: EngineInfo) -> dict[str, Any]:

@@ -78,7 +78,13 @@ class Transformers:
         if kind not in PICTURE_MODELS and kind not in SPEECH_MODELS:
             known = ", ".join([*PICTURE_MODELS, *SPEECH_MODELS])
             raise RequestError(f"--model {config.model} is of type {kind!r}; engine transformers takes {known}")
+        if config.dtype == "int8":
+            raise RequestError("--dtype int8: engine transformers takes float32, bfloat16 or float16; for int8 speech use faster-whisper")
+        if kind in SPEECH_MODELS:
+            _check_speech(config, folder)
         weights = [path.name for path in folder.iterdir() if path.suffix in (".bin", ".safetensors", ".pt")]
+        if not weights and folder.parent.name != "snapshots":  # of a hub's snapshot the driver fetches no weights
+            raise RequestError(f"--model {config.model}: no weights in that folder; it needs model.safetensors beside its config.json")
         if weights and not any(name.endswith(".safetensors") for name in weights) and not config.allow_pickle:
             raise RequestError(
                 f"--model {config.model} has no safetensors, only {weights[0]}; convert it, or add --allow-pickle if you trust it"
@@ -213,6 +219,23 @@ class Transformers:
             language=self._config.language or None,
             segments=segments if self._speech else (),
             seed=seed,
+        )
+
+
+def _check_speech(config: EngineConfig, folder: Path) -> None:
+    """RequestError for a language that the model does not know, and for a prompt, which would be ignored."""
+    if config.prompt:
+        raise RequestError("--prompt: engine transformers takes one for pictures only; for speech use --engine faster-whisper")
+    path = folder / "generation_config.json"
+    known = read_json(path) if path.is_file() else {}
+    if not known.get("is_multilingual"):
+        if config.language not in ("", "en"):
+            raise RequestError(
+                f"--language {config.language}: {config.model} is an English model; leave it empty, or use a multilingual model"
+            )
+    elif config.language and f"<|{config.language}|>" not in known.get("lang_to_id", {}):
+        raise RequestError(
+            f"--language {config.language!r} is unknown to {config.model}; write a code such as en, de or zh, or leave it empty"
         )
 
 

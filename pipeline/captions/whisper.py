@@ -2,10 +2,13 @@
 
 A recording is cut at quiet places into windows of at most 30 s, what Whisper hears at once; the windows of all
 recordings of a micro-batch are encoded and decoded together. Recordings never see each other: what they share is time.
-Temperature 0 without fall-back by default, so that a transcript is the same whatever stood beside it.
+Temperature is 0 without fall-back, so that a transcript is the same whatever stood beside it. Sampling is refused:
+CTranslate2's samples differ from call to call even where its seed is set before each.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import schema
 from pipeline.captions.engine import Caption, EngineConfig, Segment
-from pipeline.captions.weights import identity, locate, read_json, sample_seed
+from pipeline.captions.weights import identity, locate, read_json
 from pipeline.captions.windows import SAMPLE_RATE_HZ, window_bounds
 from pipeline.errors import RequestError
 from pipeline.samples.medium import Medium, Needs
@@ -23,6 +26,8 @@ TIMESTAMP_S = 0.02
 NO_SPEECH_PROBABILITY = 0.6
 NO_SPEECH_LOGPROB = -1.0
 """A window is silent if both say so: the thresholds of Whisper's reference implementation."""
+MULTILINGUAL_TOKENS = 51865
+"""Fewest tokens of a multilingual vocabulary; English models have fewer."""
 
 
 class Window(NamedTuple):
@@ -62,7 +67,7 @@ class FasterWhisper:
         dtype = {"auto": "float16" if on_gpu else "int8"}.get(config.dtype, config.dtype)
         index = int(config.device.partition(":")[2] or 0)
         folder = locate(config.model, wanted=("config.json", "model.bin"), download=True)
-        self._model = WhisperModel(
+        self._model: Any = WhisperModel(
             str(folder), "cuda" if on_gpu else "cpu", index, dtype, cpu_threads=config.threads, local_files_only=True
         )
         self._config = config
@@ -76,9 +81,11 @@ class FasterWhisper:
             raise RequestError(
                 f"--model {config.model} is no Whisper model in CTranslate2's format; convert it with ct2-transformers-converter"
             )
-        languages = known.get("lang_ids") or []
-        if config.language and len(languages) <= 1 and config.language != "en":
-            raise RequestError(f"--language {config.language}: {config.model} is an English model")
+        if config.temperature:
+            raise RequestError(
+                f"--temperature {config.temperature}: faster-whisper cannot sample reproducibly; leave it at 0, or use --engine transformers"
+            )
+        _check_language(config, folder)
 
     @classmethod
     def needs(cls, config: EngineConfig) -> Needs:
@@ -92,7 +99,7 @@ class FasterWhisper:
 
     def close(self) -> None:
         """Releases the model; without it its memory stays until the process ends."""
-        del self._model
+        self._model = None
 
     def collate(self, media: Sequence[Medium]) -> list[Window]:
         """Recordings -> windows with their log-mel features."""
@@ -117,31 +124,24 @@ class FasterWhisper:
         """One transcript a recording."""
         if not batch:
             return []
-        seeds: list[int | None] = [None] * len(batch)
-        size = 1 if self._config.temperature else max(1, self._config.batch_size or self.micro_batch)
-        if self._config.temperature:
-            seeds = [sample_seed(self._config.seed, window.features.tobytes()) for window in batch]
+        size = self._config.batch_size or self.micro_batch
         languages: dict[int, str] = {}
         heard: list[Decoded] = []
         for start in range(0, len(batch), size):
-            heard += self._hear(batch[start : start + size], languages, seeds[start])
+            heard += self._hear(batch[start : start + size], languages)
         captions = []
         for medium in range(batch[-1].medium + 1):
-            own = [(decoded, seed) for window, decoded, seed in zip(batch, heard, seeds, strict=True) if window.medium == medium]
-            captions.append(self._caption([decoded for decoded, _ in own], languages[medium], own[0][1]))
+            own = [decoded for window, decoded in zip(batch, heard, strict=True) if window.medium == medium]
+            captions.append(self._caption(own, languages[medium]))
         return captions
 
-    def _hear(self, windows: list[Window], languages: dict[int, str], seed: int | None) -> list[Decoded]:
+    def _hear(self, windows: list[Window], languages: dict[int, str]) -> list[Decoded]:
         """Encodes and decodes windows together; the language of a recording is that of its first window."""
         encoded = self._model.encode(np.stack([window.features for window in windows]))
         self._detect(windows, encoded, languages)
         prompts = [self._prompt(languages[window.medium]) for window in windows]
         limit = self._model.max_length if not self._config.max_tokens else len(prompts[0]) + self._config.max_tokens
         limit = min(limit, self._model.max_length)
-        if seed is not None:
-            import ctranslate2
-
-            ctranslate2.set_random_seed(seed)
         results = self._model.model.generate(
             encoded,
             prompts,
@@ -149,8 +149,6 @@ class FasterWhisper:
             max_length=limit,
             return_scores=True,
             return_no_speech_prob=True,
-            sampling_temperature=self._config.temperature or 1.0,
-            sampling_topk=(self._config.top_k or 0) if self._config.temperature else 1,
         )
         room = limit - len(prompts[0])
         return [self._decode(window, result, languages[window.medium], room) for window, result in zip(windows, results, strict=True)]
@@ -184,7 +182,7 @@ class FasterWhisper:
             return Decoded([], 0, 0.0, False)
         return Decoded(_segments(tokens, self._tokenizer(language), window), len(tokens), logprob, len(tokens) >= room)
 
-    def _caption(self, heard: list[Decoded], language: str, seed: int | None) -> Caption:
+    def _caption(self, heard: list[Decoded], language: str) -> Caption:
         segments = tuple(segment for decoded in heard for segment in decoded.segments)
         tokens = sum(decoded.n_tokens for decoded in heard)
         cut = any(decoded.cut for decoded in heard)
@@ -196,8 +194,28 @@ class FasterWhisper:
             mean_logprob=min(0.0, sum(decoded.logprob for decoded in heard) / tokens) if tokens else None,
             language=language,
             segments=segments,
-            seed=seed,
         )
+
+
+def _check_language(config: EngineConfig, folder: Path) -> None:
+    """RequestError where Whisper does not know the language, or the model knows English alone."""
+    from faster_whisper.tokenizer import _LANGUAGE_CODES
+
+    if not config.language:
+        return
+    if config.language not in _LANGUAGE_CODES:
+        raise RequestError(f"--language {config.language!r} is unknown to Whisper; write a code such as en, de or zh, or leave it empty")
+    size = _vocabulary_size(folder)
+    if config.language != "en" and size is not None and size < MULTILINGUAL_TOKENS:
+        raise RequestError(f"--language {config.language}: {config.model} is an English model; leave it empty, or use a multilingual model")
+
+
+def _vocabulary_size(folder: Path) -> int | None:
+    """Tokens of the model's vocabulary file; None where there is none."""
+    listed, lines = folder / "vocabulary.json", folder / "vocabulary.txt"
+    if listed.is_file():
+        return len(json.loads(listed.read_text()))
+    return len(lines.read_bytes().rstrip(b"\n").split(b"\n")) if lines.is_file() else None
 
 
 def _segments(tokens: list[int], tokenizer: Any, window: Window) -> list[Segment]:

@@ -122,6 +122,7 @@ class Commit:
                 self._clean(folder)
             elif covers(parts) and (shard := self._shard_in(parts)) is not None and self.merge(shard, fingerprint):
                 merged.append(shard)
+        self.store.prune(FOLDER)
         return merged
 
     def _without_temporary(self, blobs: list[Blob]) -> list[Blob]:

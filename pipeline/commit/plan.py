@@ -98,7 +98,7 @@ def _match(pattern: str) -> tuple[str, list[Blob]]:
     except ValueError as exc:
         raise RequestError(f"the braces of {pattern} do not match: {exc}") from exc
     if not any(_WILD.search(name) for name in names):
-        if all(storage.is_folder(name) for name in names[:1]):
+        if all(storage.is_folder(name) for name in names):
             below = [blob for name in names for blob in _listed(_absolute(name)) if _is_archive(blob.path)]
             return _common([_absolute(name) for name in names]), _some(below, pattern)
         return _parent(names), [_existing(name) for name in names]

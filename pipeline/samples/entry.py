@@ -115,11 +115,15 @@ def member_at(window: Window, start: int, defaults: Records, keep: int | None = 
             return Unreadable(at, name)
         if keep is not None:
             window.slide(keep, max(keep, start - BLOCK), at + BLOCK + padded(header.size))
-        payload = window.read(at + BLOCK, header.size)
-        if len(payload) < header.size:
+        payload = window.read(at + BLOCK, padded(header.size))
+        if len(payload) < padded(header.size) or payload[header.size :].strip(b"\0"):
             return Unreadable(at, name)
+        payload = payload[: header.size]
         if kind == ord("L"):
-            name = name if name is not None else decode_name(payload.split(b"\0", 1)[0])
+            long = payload.rstrip(b"\0")
+            if len(long) < header.size - 1 or not long or b"\0" in long:
+                return Unreadable(at, name)
+            name = name if name is not None else decode_name(long)
         elif kind != ord("K"):
             records = pax_records(payload)
             if records is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.samples.entry import EXTENSIONS, Next, Records, Unreadable, header_at, member_at, next_at, pax_records
-from pipeline.samples.header import BLOCK, claimed_size, decode_name, legible_name, padded
+from pipeline.samples.header import BLOCK, claimed_size, decode_name, padded
 from pipeline.samples.spans import Member
 from pipeline.samples.window import Window
 
@@ -66,14 +66,14 @@ class Resync:
         return None if isinstance(found, Unreadable) else found
 
     def _followed(self, end: int) -> bool:
-        """True if a member's end is believable: a header, also a damaged one with its name, zeros, or the end of the file."""
+        """True if a member's end is believable: a header, also a damaged one with its magic, zeros, or the end of the file."""
         after = next_at(self._window, end)
         if after is not Next.BROKEN:
             return after is not Next.BEYOND
         block = self._window.block(end)
         if len(block) < BLOCK:  # cut
             return True
-        return block[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar" and legible_name(block) is not None
+        return block[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar"
 
     def _candidates(self, start: int, end: int) -> Iterator[Member]:
         """Believable members that start in a range, in order."""

@@ -76,8 +76,8 @@ class _Headers:
             if buffer[here + 156] != _PAX:
                 member = _quick(buffer, window.view, here, at, at)
             elif (size := self._pax_bytes.get(bytes(buffer[here : here + BLOCK]))) and at + _REACH <= window.stop:
-                said = _says_nothing(buffer[here + BLOCK : here + BLOCK + size])
-                member = _quick(buffer, window.view, here + 2 * BLOCK, at, at + 2 * BLOCK) if said else None
+                plain = _says_nothing(buffer, here + BLOCK, size)
+                member = _quick(buffer, window.view, here + 2 * BLOCK, at, at + 2 * BLOCK) if plain else None
             else:
                 member = None
             if member is not None:
@@ -116,10 +116,10 @@ def _quick(buffer: bytearray, view: memoryview, here: int, start: int, at: int) 
     return tuple.__new__(Member, (name, "file", start, data, size, data + ((size + 511) & ~511)))
 
 
-def _says_nothing(payload: bytearray) -> bool:
-    """True for well-formed PAX records that change neither name nor size, such as webdataset's and tarfile's times."""
-    records = pax_records(payload)
-    return records is not None and all(key in _TIMES for key in records)
+def _says_nothing(buffer: bytearray, at: int, size: int) -> bool:
+    """True for a block of well-formed PAX records that change neither name nor size, such as webdataset's and tarfile's times."""
+    records = pax_records(buffer[at : at + size])
+    return records is not None and all(key in _TIMES for key in records) and pad_is_zero(buffer, at + size, BLOCK - size)
 
 
 class _Recovery:

@@ -54,6 +54,25 @@ def test_what_matches_nothing_is_refused_with_what_is_there(data: Path, pattern:
         expand([f"{data}/{pattern}"])
 
 
+def test_braces_name_folders_and_a_literal_name_may_hold_brackets(data: Path) -> None:
+    assert names(f"{data}/{{a,b}}") == ["a/0.tar", "a/1.tar", "a/2.tar.gz", "b/c/3.tgz"]
+    (data / "a/x[1].tar").write_bytes(b"x")
+    assert names(f"{data}/a/x[1].tar") == ["x[1].tar"]
+    with pytest.raises(RequestError, match="no shard matches"):
+        expand([f"{data}/{{a,z}}"])
+    with pytest.raises(RequestError, match="braces of .* do not match"):
+        expand([f"{data}/a/{{0.tar"])
+
+
+def test_a_list_file_that_names_nothing_or_is_no_text_is_refused(data: Path) -> None:
+    (data / "list.txt").write_text("# none\n\n")
+    with pytest.raises(RequestError, match="names no shard"):
+        expand([f"@{data}/list.txt"])
+    (data / "list.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(RequestError, match="is not text"):
+        expand([f"@{data}/list.txt"])
+
+
 def test_two_archives_with_one_table_are_refused(data: Path) -> None:
     (data / "a/0.tar.gz").write_bytes(b"y")
     root, blobs = expand([str(data)])
@@ -102,6 +121,13 @@ def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:
         recipes.guard(store, {"root": "/r", "engine": "x"})
     assert recipes.root_of(store) == "/r"
     assert json.loads((tmp_path / "out/recipe.json").read_text())["engine"] == "facts"
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff"])
+def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "recipe.json").write_bytes(content)
+    with pytest.raises(RequestError, match="cannot be read"):
+        recipes.guard(Folder(str(tmp_path)), {"root": "/r"})
 
 
 def test_a_budget_is_a_share_or_a_count() -> None:

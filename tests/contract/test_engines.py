@@ -190,6 +190,59 @@ def test_impossible_options_are_refused_with_their_value(more: dict[str, Any]) -
         EngineConfig(engine="facts", **more)
 
 
+@pytest.mark.parametrize("more", [{"device": "gpu"}, {"device": "cuda:x"}, {"dtype": "fp8"}])
+def test_an_unknown_device_or_dtype_is_refused_before_anything_starts(more: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="is unknown"):
+        EngineConfig(engine="facts", **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"language": "xx"}, "unknown to Whisper"),
+        ({"language": "de"}, "English model"),
+        ({"temperature": 0.5}, "cannot sample reproducibly"),
+    ],
+)
+def test_faster_whisper_refuses_what_it_cannot_keep(more: dict[str, Any], says: str, models: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=says):
+        describe(config_of("faster-whisper", models, **more))
+
+
+@pytest.mark.parametrize(("more", "says"), [({"language": "de"}, "English model"), ({"prompt": "w3"}, "for pictures only")])
+def test_options_that_a_speech_model_would_ignore_are_refused(more: dict[str, Any], says: str, models: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=says):
+        describe(config_of("whisper", models, **more))
+
+
+def test_a_folder_without_weights_is_refused(models: dict[str, str], tmp_path: Any) -> None:
+    import shutil
+
+    shutil.copytree(models["vit-gpt2"], tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(RequestError, match="no weights"):
+        describe(EngineConfig(engine="transformers", model=str(tmp_path / "empty")))
+
+
+def test_a_users_class_may_name_one_modality_plainly_but_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EngineConfig(engine="engine_of_a_user:Shapes")
+    monkeypatch.setattr(Shapes, "accepts", "image")
+    assert describe(config).needs.accepts == ("image",)
+    monkeypatch.setattr(Shapes, "accepts", ("picture",))
+    with pytest.raises(RequestError, match="picture"):
+        describe(config)
+
+
+def test_an_engine_closes_twice_without_complaint(kind: str, models: dict[str, str]) -> None:
+    loaded = create(config_of(kind, models))
+    loaded.close()
+    loaded.close()
+
+
+def test_a_sampled_caption_does_not_depend_on_what_stands_beside_it(models: dict[str, str]) -> None:
+    engine, media = create(config_of("vit-gpt2", models, temperature=1.0, seed=1)), media_for("vit-gpt2")
+    assert ask(engine, media[::-1])[::-1] == ask(engine, media)
+
+
 def test_pickled_weights_are_refused_unless_asked(models: dict[str, str], tmp_path: Any) -> None:
     import shutil
 

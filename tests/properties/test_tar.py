@@ -80,7 +80,8 @@ def inner_tars(draw: st.DrawFn) -> bytes:
     return pack(draw(st.sampled_from(sorted(FORMATS))), members)
 
 
-payloads = st.one_of(noise, noise, st.builds(lambda size: b"\x5a" * size, sizes), zeros, inner_tars())
+plain_payloads = st.one_of(noise, noise, st.builds(lambda size: b"\x5a" * size, sizes), zeros)
+payloads = st.one_of(plain_payloads, plain_payloads, inner_tars())
 stems = st.one_of(
     st.just("k"),
     st.just("folder/sub/k"),
@@ -93,7 +94,7 @@ stems = st.one_of(
 
 
 @st.composite
-def archives(draw: st.DrawFn) -> Archive:
+def archives(draw: st.DrawFn, contents: st.SearchStrategy[bytes] = payloads) -> Archive:
     writer = draw(st.sampled_from(["ustar", "gnu", "pax", "webdataset"]))
     members = []
     for number in range(draw(st.integers(1, 6))):
@@ -101,7 +102,7 @@ def archives(draw: st.DrawFn) -> Archive:
         if writer == "ustar" and len(stem) > 100:
             stem = "k"
         for field in draw(st.sampled_from([("jpg",), ("jpg", "txt"), ("a.PNG", "cls", "json")])):
-            members.append((f"{stem}{number:04d}.{field}", draw(payloads)))
+            members.append((f"{stem}{number:04d}.{field}", draw(contents)))
     return Archive(writer, tuple(members))
 
 
@@ -241,9 +242,21 @@ def swallowed(original: bytes, members: list[Member], data: bytes, origin: np.nd
     return ranges
 
 
-def header_lost(member: Member, original: bytes, data: bytes, origin: np.ndarray[Any, Any]) -> bool:
-    place = place_of(member.data - 512, 512, origin)
-    return place is None
+def may_leak(leak: Sample, members: list[Member], data: bytes, origin: np.ndarray[Any, Any]) -> bool:
+    """True where a tar that is a payload cannot be told from a part of the archive itself.
+
+    Its own member must be damaged, and (1) no later header of the archive stands, so that nothing shows whose end mark follows; or
+    (2) a whole end mark of zeros stands before it, as between joined archives.
+    """
+    known = origin[leak.offset : leak.offset + leak.size]
+    known = known[known >= 0]
+    outer = next(member for member in members if member.start <= known[0] < member.end)
+    if place_of(outer.start, outer.end - outer.start, origin) is not None:
+        return False
+    later = [
+        member for member in members if member.start >= outer.end and place_of(member.start, member.data - member.start, origin) is not None
+    ]
+    return not later or not data[max(0, leak.offset - 1024) : leak.offset].strip(b"\0")
 
 
 def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
@@ -262,7 +275,6 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
     by_offset = {sample.offset: sample for sample in found}
     members = [span for span in spans_of(original, 1 << 20) if isinstance(span, Member)]
     hidden = swallowed(original, with_inner(original, members), data, origin)
-    lost_last = header_lost(members[-1], original, data, origin) and is_header(original, members[-1].data)
     for index, place in untouched(samples, origin).items():
         if any(start < place < end for start, end in hidden):
             continue
@@ -270,8 +282,9 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
         assert place in by_offset, "lost"
         assert content(by_offset[place]) == content(samples[index])
         assert by_offset[place].problem is None
-    leaked = [sample.key for sample in found if sample.key.startswith(INNER)]
-    assert not leaked or lost_last or any(is_header(data, end) for _, end in hidden), "out of a payload"
+    for sample in found:
+        if sample.key.startswith(INNER) and not any(is_header(data, end) for _, end in hidden):
+            assert may_leak(sample, members, data, origin), f"{sample.key} out of a payload"
     second_headers = {member.data - 512 for member in members if member.data - 512 > member.start}
     for sample in found:
         here = origin[sample.offset : sample.offset + sample.size]
@@ -290,6 +303,8 @@ def test_one_injury_costs_only_what_it_touches(archive: Archive, wound: Injury) 
 
 
 @settings(quick, max_examples=300)
-@given(archives(), injuries, injuries)
+@given(archives(plain_payloads), injuries, injuries)
 def test_two_injuries_cost_only_what_they_touch(archive: Archive, first: Injury, second: Injury) -> None:
+    """Without tars as payloads: one that is itself hit twice, or hit beside its own lost header, is a run of valid headers
+    that nothing in the bytes tells from members of the archive."""
     check_damaged(archive, [first, second])
