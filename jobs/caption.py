@@ -73,7 +73,9 @@ class CaptionConfig:
         if not self.shards:
             raise RequestError("no shards given; name a folder, a glob or a list file: nightcap caption 'data/*.tar' --output captions ...")
         if self.workers < 0 or self.limit < 0:
-            raise RequestError(f"--workers {self.workers} and --limit {self.limit} cannot be negative; 0 is automatic")
+            raise RequestError(f"--workers {self.workers} and --limit {self.limit} cannot be negative; 0 is automatic, or no limit")
+        if not 0 < self.sample_timeout_s < float("inf"):
+            raise RequestError(f"--sample-timeout-s is {self.sample_timeout_s}; give seconds above 0")
         byte_count("--max-sample-bytes", self.max_sample_bytes)
         byte_count("--sample-memory", self.sample_memory)
         Budget.parse(self.max_rejects)
@@ -181,13 +183,12 @@ def _over_budget(job: Job) -> str:
     )
     return (
         f"{tally.rejected:,} of {tally.samples:,} samples were rejected, more than --max-rejects {job.config.max_rejects} allows: {reasons}. "
-        "See OUT/quarantine; raise --max-rejects to go on"
+        f"See {job.config.output}/quarantine; raise --max-rejects to go on"
     )
 
 
 def _receipts(job: Job, tasks: tuple[ShardTask, ...]) -> Iterator[dict[str, Any]]:
     """The executed plan: read and decode, caption, commit."""
-    import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
@@ -202,8 +203,6 @@ def _receipts(job: Job, tasks: tuple[ShardTask, ...]) -> Iterator[dict[str, Any]
         raise StoppedError(f"storage failed: {cause}; run the same command again to continue") from exc
     except RayError as exc:
         raise StoppedError(f"Ray stopped the run: {str(exc).strip().splitlines()[-1]}; run the same command again to continue") from exc
-    finally:
-        del ray
 
 
 def dataset(job: Job, tasks: tuple[ShardTask, ...]) -> Any:

@@ -74,7 +74,7 @@ def _seconds(table: pa.Table) -> dict[str, float]:
 
 def _examples(table: pa.Table, receipt: Receipt) -> list[Sequence[str]]:
     rejected = table.filter(pc.and_(pc.equal(table.column("status"), schema.REJECTED), pc.equal(table.column("shard"), receipt.shard)))
-    rows = rejected.select(["reason", "shard", "key", "detail"]).slice(0, 64).to_pylist()
+    rows = rejected.select(["reason", "shard", "key", "detail"]).to_pylist()
     seen: Counter[str] = Counter()
     examples: list[Sequence[str]] = []
     for row in rows:

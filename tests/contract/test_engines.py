@@ -91,8 +91,14 @@ def ask(engine: LoadedEngine, media: list[Medium]) -> list[Caption]:
     return engine.run(engine.collate(media))
 
 
-def test_there_is_one_caption_a_medium(engine: LoadedEngine, kind: str) -> None:
-    captions = ask(engine, media_for(kind))
+@pytest.fixture(scope="module")
+def said(engine: LoadedEngine, kind: str) -> list[Caption]:
+    """What the engine says of `media_for(kind)`, asked together."""
+    return ask(engine, media_for(kind))
+
+
+def test_there_is_one_caption_a_medium(said: list[Caption]) -> None:
+    captions = said
     assert len(captions) == 4
     assert all(isinstance(caption, Caption) and caption.status in (schema.SUCCESS, schema.TRUNCATED) for caption in captions)
     assert all(caption.mean_logprob is None or caption.mean_logprob <= 0 for caption in captions)
@@ -102,20 +108,28 @@ def test_nothing_in_nothing_out(engine: LoadedEngine) -> None:
     assert ask(engine, []) == []
 
 
-def test_a_caption_does_not_depend_on_what_stands_beside_it(engine: LoadedEngine, kind: str) -> None:
+def test_a_caption_does_not_depend_on_what_stands_beside_it(engine: LoadedEngine, kind: str, said: list[Caption]) -> None:
     media = media_for(kind)
     alone = [ask(engine, [medium])[0].text for medium in media]
-    assert [caption.text for caption in ask(engine, media)] == alone
+    assert [caption.text for caption in said] == alone
     assert [caption.text for caption in ask(engine, media[::-1])] == alone[::-1]
 
 
-def test_asked_again_it_says_the_same(engine: LoadedEngine, kind: str) -> None:
-    assert ask(engine, media_for(kind)) == ask(engine, media_for(kind))
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_caption_does_not_depend_on_the_batch_size(kind: str, batch_size: int, models: dict[str, str], said: list[Caption]) -> None:
+    engine = create(config_of(kind, models, batch_size=batch_size))
+    captions = ask(engine, media_for(kind))
+    assert [(one.text, one.n_output_tokens) for one in captions] == [(one.text, one.n_output_tokens) for one in said]
+    assert [one.mean_logprob for one in captions] == pytest.approx([one.mean_logprob for one in said], abs=1e-4)
+    engine.close()
 
 
-def test_collate_runs_beside_the_call(engine: LoadedEngine, kind: str) -> None:
-    media = media_for(kind)
-    expected = ask(engine, media)
+def test_asked_again_it_says_the_same(engine: LoadedEngine, kind: str, said: list[Caption]) -> None:
+    assert ask(engine, media_for(kind)) == said
+
+
+def test_collate_runs_beside_the_call(engine: LoadedEngine, kind: str, said: list[Caption]) -> None:
+    media, expected = media_for(kind), said
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -136,10 +150,10 @@ def test_collate_runs_beside_the_call(engine: LoadedEngine, kind: str) -> None:
     assert failures == []
 
 
-def test_segments_of_a_transcript_lie_in_order_within_the_recording(engine: LoadedEngine, kind: str) -> None:
+def test_segments_of_a_transcript_lie_in_order_within_the_recording(kind: str, said: list[Caption]) -> None:
     if kind not in SPEECH:
         pytest.skip("no transcripts")
-    for medium, caption in zip(media_for(kind), ask(engine, media_for(kind)), strict=True):
+    for medium, caption in zip(media_for(kind), said, strict=True):
         edges = [edge for segment in caption.segments for edge in (segment.start_s, segment.end_s)]
         assert edges == sorted(edges) and all(0 <= edge <= (medium.duration_s or 0) + 0.02 for edge in edges)
 

@@ -247,7 +247,7 @@ def test_any_interleaving_of_writers_mergers_zombies_and_crashes_ends_like_an_un
     assert [path for path in store.files if path.startswith("_parts/")] == []
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(shards(), st.sets(st.integers(0, 5), min_size=1, max_size=3), st.lists(st.integers(0, 20), max_size=4))
 def test_a_shard_with_transient_rejects_stays_open_until_another_attempt_replaces_them(rows: Any, at: set[int], cuts: list[int]) -> None:
     store = Memory()

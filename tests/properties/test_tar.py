@@ -2,8 +2,8 @@
 
 - Undamaged: the same samples as webdataset reads, no damage, whatever the format, the names, and the payloads; also packed,
   and through a small window.
-- Damaged, by one or two of flip, cut, zeros, removal, insertion: no exception; the spans partition the file; every sample
-  whose bytes stand untouched comes out identical; nothing comes out of a payload; damage carries a legible name.
+- Damaged, by one or two of flip, cut, zeros, removal, insertion: no exception; the spans partition the file. By one: every
+  sample whose bytes stand untouched comes out identical; nothing comes out of a payload; damage carries a legible name.
 """
 
 import gzip
@@ -259,7 +259,7 @@ def may_leak(leak: Sample, members: list[Member], data: bytes, origin: np.ndarra
     return not later or not data[max(0, leak.offset - 1024) : leak.offset].strip(b"\0")
 
 
-def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
+def check_damaged(archive: Archive, wounds: list[Injury], *, complete: bool) -> None:
     original = archive.pack()
     samples, _ = read(original)
     data, origin = original, np.arange(len(original))
@@ -275,7 +275,7 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
     by_offset = {sample.offset: sample for sample in found}
     members = [span for span in spans_of(original, 1 << 20) if isinstance(span, Member)]
     hidden = swallowed(original, with_inner(original, members), data, origin)
-    for index, place in untouched(samples, origin).items():
+    for index, place in untouched(samples, origin).items() if complete else ():
         if any(start < place < end for start, end in hidden):
             continue
         note(f"untouched: sample {index} {samples[index].key} at {place}")
@@ -299,12 +299,14 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
 @settings(quick, max_examples=300)
 @given(archives(), injuries)
 def test_one_injury_costs_only_what_it_touches(archive: Archive, wound: Injury) -> None:
-    check_damaged(archive, [wound])
+    check_damaged(archive, [wound], complete=True)
 
 
 @settings(quick, max_examples=300)
 @given(archives(plain_payloads), injuries, injuries)
 def test_two_injuries_cost_only_what_they_touch(archive: Archive, first: Injury, second: Injury) -> None:
-    """Without tars as payloads: one that is itself hit twice, or hit beside its own lost header, is a run of valid headers
-    that nothing in the bytes tells from members of the archive."""
-    check_damaged(archive, [first, second])
+    """Two injuries at once: no exception, an exact partition, and samples whose bytes stand untouched have the original's
+    fields. That every untouched sample is found is asserted for one injury only: two can be ambiguous, as when the bytes that
+    one removes are exactly as long as the extension headers that the other destroys; the loss is then reported as damage.
+    """
+    check_damaged(archive, [first, second], complete=False)
