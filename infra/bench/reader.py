@@ -1,6 +1,6 @@
 """Tar reader against webdataset's on the same shards, one core: samples a second, interleaved A B A B, medians.
 
-    python infra/bench/reader.py [pairs]
+python infra/bench/reader.py [pairs]
 """
 
 import statistics
@@ -63,7 +63,9 @@ def main(pairs: int) -> None:
             works = (lambda p=path: theirs(p), lambda p=path: ours(p, False), lambda p=path: ours(p, True))
             rates = [[timed(work) for work in works] for _ in range(pairs)]
             web, plain, hashed = (statistics.median(column) for column in zip(*rates, strict=True))
-            print(f"{name:12} webdataset {web:8,.0f}/s   ours {plain:8,.0f}/s ({plain / web:.1f}x)   with both hashes {hashed:8,.0f}/s ({hashed / web:.1f}x)")
+            print(
+                f"{name:12} webdataset {web:8,.0f}/s   ours {plain:8,.0f}/s ({plain / web:.1f}x)   with both hashes {hashed:8,.0f}/s ({hashed / web:.1f}x)"
+            )
 
 
 if __name__ == "__main__":
