@@ -38,8 +38,8 @@ class Generated(NamedTuple):
 
     text: str
     n_tokens: int
-    logprob: float
-    """Sum over tokens."""
+    logprob: float | None
+    """Sum over tokens; None where the library does not tell."""
     cut: bool
 
 
@@ -172,9 +172,11 @@ class Transformers:
         inputs = self._inputs(values)
         with torch.inference_mode():
             out = self._model.generate(**inputs, **options)
+            if self._speech and self._config.beams > 1:  # Whisper's generate keeps the best beam's scores under indices of all beams
+                return [self._read(sequence, None, len(out.scores), limit) for sequence in out.sequences]
             beams = getattr(out, "beam_indices", None)
             scores = self._model.compute_transition_scores(out.sequences, out.scores, beams, normalize_logits=True)
-        return [self._read(out.sequences[row], scores[row], limit) for row in range(len(items))]
+        return [self._read(out.sequences[row], scores[row], scores.shape[1], limit) for row in range(len(items))]
 
     def _inputs(self, values: Any) -> dict[str, Any]:
         if self._speech:
@@ -193,18 +195,19 @@ class Transformers:
             inputs[name] = ids.repeat(len(values), 1)
         return inputs
 
-    def _read(self, sequence: Any, scores: Any, limit: int) -> Generated:
-        steps = scores.shape[0]
+    def _read(self, sequence: Any, scores: Any | None, steps: int, limit: int) -> Generated:
         new = sequence[-steps:] if steps else sequence[:0]
         stops = _stops(self._model.generation_config.eos_token_id)
         ids = new.tolist()
         length = next((at + 1 for at, token in enumerate(ids) if token in stops), len(ids))
         cut = length >= limit and (not ids or ids[length - 1] not in stops)
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
-        return Generated(" ".join(text.split()), length, float(scores[:length].clamp(max=0).sum()), cut)
+        logprob = None if scores is None else float(scores[:length].clamp(max=0).sum())
+        return Generated(" ".join(text.split()), length, logprob, cut)
 
     def _caption(self, items: list[Item], found: list[Generated], seed: int | None) -> Caption:
         cut, tokens = any(one.cut for one in found), sum(one.n_tokens for one in found)
+        known = [one.logprob for one in found if one.logprob is not None]
         segments = tuple(
             Segment(round(item.start_s, 3), round(item.start_s + item.duration_s, 3), one.text)
             for item, one in zip(items, found, strict=True)
@@ -215,7 +218,7 @@ class Transformers:
             status=schema.TRUNCATED if cut else schema.SUCCESS,
             finish_reason="length" if cut else "stop",
             n_output_tokens=tokens,
-            mean_logprob=sum(one.logprob for one in found) / tokens if tokens else None,
+            mean_logprob=sum(known) / tokens if tokens and len(known) == len(found) else None,
             language=self._config.language or None,
             segments=segments if self._speech else (),
             seed=seed,
