@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a sample has no caption. Closed: tables and dashboards group by it."""
+    """Why a sample has no result. Closed: tables and dashboards group by it."""
 
     NO_MEDIUM = "no_medium"  # no member of the sample is a picture, a recording or a clip
     SEPARATED = "separated"  # the medium of this key stands elsewhere in the shard: the tar is not sorted
@@ -31,6 +31,12 @@ class Reason(StrEnum):
     ENGINE_OUT_OF_MEMORY = "engine_out_of_memory"
     ENGINE_TIMEOUT = "engine_timeout"
     ENDPOINT = "endpoint"
+    MISSING_FILE = "missing_file"  # a manifest names a file that is not there
+    OUTSIDE_SOURCE = "outside_source"  # a path leads out of the source folder
+    DUPLICATE_NAME = "duplicate_name"  # an id occurs twice in one manifest
+    BAD_ROW = "bad_row"  # a row of a manifest cannot be read
+    EMPTY_TEXT = "empty_text"  # there is no text where one belongs
+    DOWNLOAD_FAILED = "download_failed"
 
     @property
     def transient(self) -> bool:
@@ -38,7 +44,7 @@ class Reason(StrEnum):
         return self in _TRANSIENT
 
 
-_TRANSIENT = frozenset({Reason.ENGINE_OUT_OF_MEMORY, Reason.ENGINE_TIMEOUT, Reason.ENDPOINT})
+_TRANSIENT = frozenset({Reason.ENGINE_OUT_OF_MEMORY, Reason.ENGINE_TIMEOUT, Reason.ENDPOINT, Reason.DOWNLOAD_FAILED})
 
 
 class SampleError(Exception):

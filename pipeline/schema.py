@@ -5,6 +5,7 @@ Tables, in the order data flows:
     SAMPLES     read + decode -> engine      one row a sample or a piece of a recording, then one end row a shard
     PARTS       engine -> commit             the same rows with captions instead of pixels and waves
     CAPTIONS    commit -> the user           one row a sample (times captions per sample), in the shard's order
+    PREPARED    prepare -> the trainer       one row a sample that was kept, in the shard's order
     QUARANTINE  commit -> the user           rejected samples with their bytes, and damage
     RECEIPTS    commit -> the driver         counts of what was committed
 
@@ -121,6 +122,30 @@ CAPTIONS = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("duration_s", pa.float64()),
         pa.field("segments", pa.list_(SEGMENT)),
+    ]
+)
+
+PREPARED = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),  # position in the shard; gaps are rejects, which stand in QUARANTINE
+        pa.field("sample_sha256", pa.string()),
+        pa.field("media_sha256", pa.string()),  # of the original medium, before anything was done to it
+        pa.field("modality", pa.string()),  # MODALITIES; null for text alone
+        pa.field("text", pa.string()),  # normalised; null where there was none and none was asked for
+        pa.field("references", pa.list_(pa.string())),  # all texts that came with it, normalised, `text` first; null if at most one
+        pa.field("token_ids", pa.list_(pa.int32())),  # with the tokenizer's special tokens; null without a tokenizer or a text
+        pa.field("n_tokens", pa.int32()),  # before truncation
+        pa.field("image", pa.large_binary()),  # JPEG, upright RGB; null unless modality is image
+        pa.field("audio", pa.large_binary()),  # FLAC, mono int16 at sample_rate_hz; null without sound
+        pa.field("frames", pa.list_(pa.large_binary())),  # JPEGs, in the order of time; null unless modality is video
+        pa.field("timestamps_s", pa.list_(pa.float64())),  # seconds from the clip's start, one a frame
+        pa.field("width", pa.int32()),  # px as stored; null for audio
+        pa.field("height", pa.int32()),
+        pa.field("sample_rate_hz", pa.int32()),
+        pa.field("duration_s", pa.float64()),  # of the recording or clip; null for pictures
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # remarks that do not reject: truncated, reference_not_utf8, ...
     ]
 )
 

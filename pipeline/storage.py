@@ -10,6 +10,7 @@ import errno
 import functools
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from pipeline.errors import StoppedError
 
 TEMPORARY = ".tmp-"
 """Part of the name of a file that is being written; whoever finds an old one may delete it."""
+
+SEND_BYTES = 16 << 20
+"""Piece in which a large file goes to an object store; a store takes at most 10,000 of at least 5 MiB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +115,20 @@ class _LocalReader:
         self.size = os.fstat(self._fd).st_size
 
     def read_into(self, offset: int, view: memoryview) -> int:
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._fd, [view[done:]], offset + done)
-            if count == 0:
-                break
-            done += count
-        return done
+        return _read_into(self._fd, offset, view)
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _read_into(fd: int, offset: int, view: memoryview) -> int:
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
 
 
 class _ArrowReader:
@@ -158,6 +166,35 @@ class BytesReader:
         self._view.release()
 
 
+class Draft:
+    """A file that nobody sees yet, while it is written. It reads back what stands in it, as a `Reader`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.size = 0
+        """Bytes so far."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Appends all of it."""
+        view = memoryview(data)
+        while view:
+            count = os.write(self._fd, view)
+            self.size += count
+            view = view[count:]
+
+    def truncate(self, size: int) -> None:
+        """Takes back what was appended beyond `size` bytes."""
+        os.ftruncate(self._fd, size)
+        self.size = os.lseek(self._fd, size, os.SEEK_SET)
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """As `Reader` does."""
+        return _read_into(self._fd, offset, view)
+
+    def close(self) -> None:
+        """Nothing: whoever created the file closes it."""
+
+
 class Folder:
     """A folder of a disk or an object store as a `Store`."""
 
@@ -171,16 +208,29 @@ class Folder:
     def put(self, path: str, data: bytes) -> None:
         """Writes the file whole or not at all, replacing an older one. A full disk is a `StoppedError`."""
         target = f"{self._root}/{path}"
-        try:
+        with _full_disk_stops(target):
             if self._filesystem is _LOCAL:
-                _put_local(target, data)
+                with _local_draft(target) as draft:
+                    draft.write(data)
             else:
                 with self._filesystem.open_output_stream(target) as stream:
                     stream.write(data)
-        except OSError as exc:
-            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoppedError(f"no room left while writing {target}; free some space and run the same command again") from exc
-            raise
+
+    @contextlib.contextmanager
+    def create(self, path: str) -> Iterator[Draft]:
+        """A file to write piece by piece: it appears whole when the block ends, or never if that raises; a full disk is a `StoppedError`.
+
+        For an object store it grows in a local temporary file: a stream there cannot be given up, closing it publishes a part.
+        """
+        target = f"{self._root}/{path}"
+        if self._filesystem is _LOCAL:
+            with _full_disk_stops(target), _local_draft(target) as draft:
+                yield draft
+            return
+        with _full_disk_stops(f"a copy of {target} in {tempfile.gettempdir()}"), tempfile.TemporaryFile(buffering=0) as file:
+            draft = Draft(file.fileno())
+            yield draft
+            _send(draft, self._filesystem, target)
 
     def get(self, path: str) -> bytes:
         """Reads a whole file. FileNotFoundError where there is none."""
@@ -225,22 +275,32 @@ class Folder:
                 os.rmdir(path)
 
 
-def _put_local(target: str, data: bytes) -> None:
+@contextlib.contextmanager
+def _full_disk_stops(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoppedError(f"no room left while writing {what}; free some space and run the same command again") from exc
+        raise
+
+
+@contextlib.contextmanager
+def _local_draft(target: str) -> Iterator[Draft]:
     folder, name = os.path.split(target)
     temporary = f"{folder}/{TEMPORARY}{secrets.token_hex(6)}-{name[-200:]}"
     for attempt in (0, 1):
         os.makedirs(folder, exist_ok=True)
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             break
         except FileNotFoundError:  # another run removed the empty folder in between
             if attempt:
                 raise
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(fd, "wb", buffering=0):
+            yield Draft(fd)
+            os.fsync(fd)
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -251,6 +311,23 @@ def _put_local(target: str, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _send(draft: Draft, filesystem: pafs.FileSystem, target: str) -> None:
+    chunk = memoryview(bytearray(SEND_BYTES))
+    sent = 0
+    try:
+        with filesystem.open_output_stream(target) as stream:
+            while count := draft.read_into(sent, chunk):
+                stream.write(chunk[:count])
+                sent += count
+            if sent < draft.size:
+                raise OSError(errno.EIO, "a temporary file lost bytes before it was sent", target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if filesystem.get_file_info(target).size == sent < draft.size:  # closing the stream has published a part
+                filesystem.delete_file(target)
+        raise
 
 
 def _walk(base: str) -> Iterator[Blob]:

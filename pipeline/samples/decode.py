@@ -4,6 +4,7 @@ A codec may raise anything on damaged input (SyntaxError, struct.error, OSError,
 sample's, except those that say that the process or the installation is at fault.
 """
 
+import contextlib
 import errno
 import importlib
 import re
@@ -46,19 +47,27 @@ def _bounded(decoder: Decoder, data: bytes, field: str, needs: Needs) -> Iterato
     """What `decoder` gives; its exceptions as SampleError. An exception thrown in by the consumer is not touched."""
     media: Iterator[Medium] | None = None
     while True:
-        try:
+        with codec_boundary():
             if media is None:
                 media = iter(decoder(data, field, needs))
-            medium = next(media)
-        except StopIteration:
-            return
-        except (SampleError, MemoryError, ImportError):
-            raise
-        except Exception as exc:
-            if _out_of_memory(exc):
-                raise MemoryError(str(exc)) from exc
-            raise SampleError(Reason.UNDECODABLE, _one_line(exc)) from exc
+            try:
+                medium = next(media)
+            except StopIteration:
+                return
         yield medium
+
+
+@contextlib.contextmanager
+def codec_boundary() -> Iterator[None]:
+    """Around work on one sample's bytes: any exception inside leaves as SampleError, save MemoryError and ImportError."""
+    try:
+        yield
+    except (SampleError, MemoryError, ImportError):
+        raise
+    except Exception as exc:
+        if _out_of_memory(exc):
+            raise MemoryError(str(exc)) from exc
+        raise SampleError(Reason.UNDECODABLE, _one_line(exc)) from exc
 
 
 def _out_of_memory(exc: Exception) -> bool:

@@ -126,7 +126,7 @@ def member_at(window: Window, start: int, defaults: Records, keep: int | None = 
             name = name if name is not None else decode_name(long)
         elif kind != ord("K"):
             records = pax_records(payload)
-            if records is None:
+            if records is None or (payload and not records):  # wiped: no writer makes a header to say nothing
                 return Unreadable(at, name)
             if kind == _GLOBAL:
                 defaults.update((key, value) for key, value in records.items() if _matters(key))

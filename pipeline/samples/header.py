@@ -122,6 +122,7 @@ def legible_name(block: bytes) -> str | None:
 
 def claimed_size(block: bytes) -> int | None:
     """Payload bytes that a damaged but legible header claims, or None."""
-    if len(block) < BLOCK or not legible(block):
+    field = block[124:136]
+    if len(block) < BLOCK or not legible(block) or not field.strip(b"\0 "):
         return None
-    return number(block[124:136])
+    return number(field)

@@ -16,6 +16,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,12 +45,28 @@ _UPRIGHT = {
 }
 
 
+class Upright(NamedTuple):
+    """A picture as a viewer shows it."""
+
+    pixels_hwc: Pixels
+    """uint8 RGB, height x width x 3."""
+    plain: bool
+    """Its bytes are a JPEG in colour that is stored upright: whoever decodes them sees these pixels."""
+
+
 def decode_image(data: bytes, short_side_px: int | None) -> tuple[Pixels, int, int]:
     """Pixels (uint8 RGB, height x width x 3, contiguous), and width and height of the original after EXIF orientation.
 
     Transparency is laid on white; an animation gives its first frame. Raises SampleError for an empty or too large
     picture, and whatever the codec raises for an undecodable one.
     """
+    pixels = decode_upright(data).pixels_hwc
+    height, width = pixels.shape[:2]
+    return shrink(pixels, short_side_px), width, height
+
+
+def decode_upright(data: bytes) -> Upright:
+    """The same at full size. Raises as `decode_image` does."""
     if not data:
         raise SampleError(Reason.EMPTY_MEDIUM, "0 bytes")
     with warnings.catch_warnings(), _native_stderr() as heard:
@@ -60,6 +77,7 @@ def decode_image(data: bytes, short_side_px: int | None) -> tuple[Pixels, int, i
                 check_pixels(*picture.size)
                 plain = picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L")
                 pixels = _plain_jpeg(data, picture) if plain else _with_pillow(picture)
+                plain = picture.format == "JPEG" and picture.mode == "RGB" and _orientation(picture) not in _UPRIGHT
         except UnidentifiedImageError as exc:
             # Its own message holds a memory address, which would differ between two identical runs.
             raise SampleError(Reason.UNDECODABLE, f"no picture of a known format; it starts with {data[:8].hex(' ')}") from exc
@@ -68,8 +86,7 @@ def decode_image(data: bytes, short_side_px: int | None) -> tuple[Pixels, int, i
         complaint = _damage(heard())
     if complaint is not None:
         raise SampleError(Reason.UNDECODABLE, complaint)
-    height, width = pixels.shape[:2]
-    return shrink(pixels, short_side_px), width, height
+    return Upright(pixels, plain)
 
 
 def _plain_jpeg(data: bytes, picture: Image.Image) -> Pixels:

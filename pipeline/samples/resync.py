@@ -22,6 +22,10 @@ RECORD_BYTES = 10_240
 SEARCH_FACTOR = 8
 """How often the bytes of a file may be searched altogether before the rest of a hostile one is given up."""
 _SEARCH_FLOOR_BYTES = 64 << 20
+_MOST_PIECES = 16
+"""Injuries to one payload before it is no longer recognised."""
+_MOST_NAMES = 64
+"""Members whose names are compared."""
 
 _MAGIC = re.compile(rb"ustar[\0 ]")
 _MAGIC_AT = 257
@@ -86,25 +90,26 @@ class Resync:
                 if at >= end or header_at(window, at) is None or window.block(at)[0] == 0:
                     continue  # without a name: shifted by a lost zero the sum can hold all the same
                 member = self._member(at)
-                if member is not None and self._followed(member.end):
+                if member is not None:
                     yield member
 
     def _first(self, start: int, end: int) -> Member | None:
         return next(self._candidates(start, end), None)
 
+    def _after(self, member: Member) -> tuple[Next, Member | None]:
+        """What stands at a member's end, and the member there; or the one that a damaged header there claims behind its payload."""
+        after = next_at(self._window, member.end)
+        if after is Next.HEADER:
+            following = self._member(member.end)
+            return (Next.BROKEN if following is None else after), following
+        claimed = self._claimed(member.end) if after is Next.BROKEN else None
+        return after, None if claimed is None else self._member(claimed)
+
     def _follow(self, member: Member, beyond: int | None = None) -> Chain:
         """The chain from a member to what is no header, over damaged headers that claim a true one behind; or past `beyond`."""
         while beyond is None or member.start <= beyond:
-            after = next_at(self._window, member.end)
-            if after is Next.HEADER:
-                following = self._member(member.end)
-                if following is None:
-                    return Chain(member, Next.BROKEN)
-            elif after is Next.BROKEN and (claimed := self._claimed(member.end)) is not None:
-                following = self._member(claimed)
-                if following is None:
-                    return Chain(member, after)
-            else:
+            after, following = self._after(member)
+            if following is None:
                 return Chain(member, after)
             member = following
         return Chain(member, Next.HEADER)
@@ -126,46 +131,96 @@ class Resync:
             return member.end if member is not None and self._followed(member.end) else None
         return end
 
-    def _is_archive_inside(self, member: Member) -> int | None:
-        """Where a chain ends like an archive, with more behind it: a payload whose own header is lost. None if it does not."""
-        chain = self._follow(member)
-        if chain.next is not Next.ZERO:
-            return None
-        end = zeros_end(self._window, chain.last.end)
-        if end - chain.last.end < END_MARK_BYTES or next_at(self._window, end) is not Next.HEADER:
-            return None
-        return end
+    def _archive_end(self, member: Member, announced: int = 0) -> int | None:
+        """Where an archive that a member is part of ends, if it was a payload whose own header is lost. None if it was not.
 
-    def after(self, at: int, broken_at: int) -> Found:
+        Its end mark shows it, with a header right behind, also where a part of it is lost. But zeros before a header are found
+        as well where members are wiped, or archives joined. `announced`: bytes of the payload that a damaged header claims here.
+        """
+        window = self._window
+        piece = member
+        for _ in range(_MOST_PIECES):
+            chain = self._follow(piece)
+            if chain.next is Next.END:
+                return None
+            if chain.next is Next.ZERO:
+                end = zeros_end(window, chain.last.end)
+                zeros = end - chain.last.end
+                if zeros >= END_MARK_BYTES <= announced - (chain.last.end - member.start) and self._first(end, window.size):
+                    return end
+                if zeros >= END_MARK_BYTES and zeros % BLOCK == 0 and next_at(window, end) is Next.HEADER:
+                    return end if self._is_foreign(member, piece, end) else None
+            following = self._first(chain.last.data, window.size)
+            if following is None:
+                return None
+            piece = following
+        return None
+
+    def _is_foreign(self, first: Member, last: Member, end: int) -> bool:
+        """True if the pieces from `first` to `last` are an archive of their own, and not of the one that goes on at `end`.
+
+        They fill records of their own, or share no field with what is behind; and the last piece is of the same archive.
+        """
+        mine = self._fields(first, end)
+        if last.start != first.start and mine.isdisjoint(self._fields(last, end)):
+            return False
+        if (end - first.start) % RECORD_BYTES == 0 and end % RECORD_BYTES:
+            return True
+        theirs = self._fields(self._member(end), self._window.size)
+        return bool(mine and theirs) and mine.isdisjoint(theirs)
+
+    def _fields(self, member: Member | None, end: int) -> set[str]:
+        """What follows the first dot in the names of a chain of members."""
+        fields: set[str] = set()
+        for _ in range(_MOST_NAMES):
+            if member is None or member.start >= end:
+                break
+            if member.kind in ("file", "sparse"):
+                fields.add(member.name.rpartition("/")[2].partition(".")[2].lower())
+            member = self._member(member.end)
+        return fields
+
+    def after(self, at: int, broken_at: int, *, more_lost: bool = False) -> Found:
         """The next header behind damage that no intact member claims.
 
-        `broken_at` is the block that is no header, `at` the extension headers that led to it.
+        `broken_at` is the block that is no header, `at` the extension headers that led to it. `more_lost`: other blocks
+        before it are lost too, so that it may be the first header of a payload.
         """
         window = self._window
         claimed = self._claimed(broken_at) if header_at(window, broken_at) is None else None
         if claimed is None or (member := self._member(claimed)) is None:
-            return self.search(at)
+            return self.search(at, broken_at=broken_at)
         name = self._extension_name(broken_at)
         nearer = self._first(broken_at, claimed)
-        if nearer is not None and self._follow(nearer, beyond=claimed).last.start >= claimed:
-            return Found(nearer.start, name)
-        if nearer is not None and nearer.start == broken_at + BLOCK and self._is_archive_inside(member) is not None:
+        payload_is_tar = nearer is not None and nearer.start == broken_at + BLOCK
+        while nearer is not None:
+            last = self._follow(nearer, beyond=claimed).last
+            if last.start >= claimed or last.data > claimed:  # the header at `claimed` is one of the chain
+                return Found(nearer.start, name)
+            nearer = self._first(last.end, claimed)
+        if (payload_is_tar or more_lost or claimed == broken_at + BLOCK) and self._archive_end(member) is not None:
             return self.search(at)
         return Found(claimed, name)
 
-    def search(self, at: int, joined: bool = False) -> Found:
+    def search(self, at: int, joined: bool = False, broken_at: int | None = None) -> Found:
         """The first believable header from `at` on that belongs to no payload.
 
-        `joined`: zeros as at the end of an archive stand before `at`, so a header there starts another archive.
+        `joined`: zeros as at the end of an archive stand before `at`, so a header there starts another archive. `broken_at`: where a
+        damaged header may stand.
         """
         window = self._window
         name: str | None = None
         start = at
+        announced = 0 if broken_at is None else claimed_size(window.block(broken_at)) or 0
         while (member := self._first(at, window.size)) is not None:
-            inside = None if joined and member.start == start else self._is_archive_inside(member)
+            inside = (
+                None
+                if joined and member.start == start
+                else self._archive_end(member, announced if member.start - BLOCK == broken_at else 0)
+            )
             if inside is not None:
                 at = inside
-                if (true := self._member(inside)) is not None and self._followed(true.end):
+                if self._member(inside) is not None:
                     return Found(inside, name)
                 continue
             lost = self._lost_name(start, member)
@@ -173,8 +228,10 @@ class Resync:
                 return Found(member.start, name)
             name = name or lost
             at = member.end
-            if next_at(window, at) is Next.HEADER:
+            if (after := next_at(window, at)) is Next.HEADER:
                 return Found(at, name)
+            if (following := self.inside(member, after)) is not None:
+                return Found(following, name)
         return Found(None, name)
 
     def _extension_name(self, at: int) -> str | None:
@@ -183,8 +240,10 @@ class Resync:
         size = claimed_size(block)
         if block[156:157] not in (b"L", b"x") or size is None or size > 1 << 16:
             return None
-        payload = self._window.read(at + BLOCK, size)
-        return _name_in(payload) if block[156:157] == b"x" else decode_name(payload.split(b"\0", 1)[0])
+        text = self._window.read(at + BLOCK, size).rstrip(b"\0")
+        if block[156:157] == b"x" or len(text) < size - 1 or b"\0" in text:
+            return _name_in(text)
+        return decode_name(text)
 
     def _lost_name(self, start: int, member: Member) -> str | None:
         """The full name of a member, if the blocks before it show that its header has only a part of it.
@@ -202,7 +261,7 @@ class Resync:
             if len(text) > 100 and block[99] and text.startswith(block[:100]):
                 return decode_name(text)
             if (name := _name_in(text)) is not None:
-                return name if name != member.name else None
+                return name if name != member.name and _may_stand_for(member.name, name) else None
         return None
 
     def inside(self, member: Member, after: Next) -> int | None:
@@ -220,19 +279,39 @@ class Resync:
             chain = self._follow(inner, beyond=end)
             runs_over = after is Next.BROKEN and chain.last.end > end and chain.next in (Next.ZERO, Next.END)
             if chain.next is Next.HEADER or runs_over:
-                return at
+                return self._archive_end(inner) or self._entered(inner, end) or at
             at = chain.last.data if chain.next in (Next.BROKEN, Next.BEYOND) else chain.last.end
         while (candidate := self._first(at, min(end, window.size))) is not None:
             chain = self._follow(candidate, beyond=end)
             verdict = self._verdict(member, after, candidate, chain)
             if verdict is not None:
+                if verdict and first is None:
+                    return self._archive_end(candidate) or candidate.start
                 if verdict:
-                    return candidate.start if first is None else first
+                    return first
                 at = zeros_end(window, chain.last.end)
                 continue
             first = candidate.start if first is None else first
             at = chain.last.end
-        return first if inner is None and after is not Next.ZERO else None
+        if inner is not None or (after is Next.ZERO and zeros_end(window, end) == window.size and self._is_filled(end)):
+            return None
+        return first
+
+    def _entered(self, member: Member, end: int) -> int | None:
+        """Where a chain that runs over `end` turns into another: inside of a member whose bytes are missing. None if nowhere."""
+        here: Member | None = member
+        while here is not None and here.start < end:
+            following = self._after(here)[1]
+            if following is None:
+                return None
+            at = here.data
+            while (candidate := self._first(at, following.start)) is not None:
+                chain = self._follow(candidate, beyond=following.start)
+                if chain.last.start == following.start or chain.next is Next.HEADER:
+                    return candidate.start
+                at = max(chain.last.end, candidate.data)
+            here = following
+        return None
 
     def _verdict(self, member: Member, after: Next, candidate: Member, chain: Chain) -> bool | None:
         """Whose is a chain that starts inside a claimed payload: the archive's (True), the payload's, or open (None)."""
@@ -240,14 +319,14 @@ class Resync:
         if chain.next is Next.HEADER:
             return True
         if chain.next is Next.END:
-            return end > window.size
+            return end >= window.size
         to_the_end = chain.next is Next.ZERO and zeros_end(window, stop) >= window.size
         if after is Next.ZERO and to_the_end:
             return self._shortened(candidate.start - member.data, stop, end)
         if stop > end:
-            return after is not Next.ZERO or chain.next is Next.ZERO
-        if chain.next is Next.ZERO:
-            return to_the_end and end > window.size
+            return after is not Next.ZERO or chain.next is Next.ZERO or zeros_end(window, end) < window.size
+        if chain.next is Next.ZERO:  # no end mark of its own, or the file has none
+            return stop + END_MARK_BYTES > member.data + member.size or (to_the_end and end >= window.size)
         return None
 
     def _shortened(self, distance: int, zeros_at: int, end: int) -> bool:
@@ -259,7 +338,23 @@ class Resync:
             return False
         if size - zeros_at < 2 * END_MARK_BYTES or size - end < END_MARK_BYTES:  # no room for an inner and an outer end mark
             return True
-        return size % RECORD_BYTES != 0 and size - end != END_MARK_BYTES
+        return not self._is_filled(end)
+
+    def _is_filled(self, end: int) -> bool:
+        """True if a file whose last member ends at `end` has a length that writers make."""
+        size = self._window.size
+        return size % RECORD_BYTES == 0 or size - end == END_MARK_BYTES
+
+
+def _may_stand_for(short: str, name: str) -> bool:
+    """True if a plain header says `short` where its PAX header says `name`.
+
+    Writers cut it off, and replace or drop what is not ASCII; libarchive shortens its folders.
+    """
+    dropped = "".join(char for char in name if char.isascii())
+    replaced = "".join(char if char.isascii() else "?" for char in name)
+    base = short.rpartition("/")[2]
+    return any(full.startswith(short) or full.rpartition("/")[2].startswith(base) for full in (name, dropped, replaced))
 
 
 def _name_in(payload: bytes) -> str | None:

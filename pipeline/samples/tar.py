@@ -119,7 +119,9 @@ def _quick(buffer: bytearray, view: memoryview, here: int, start: int, at: int) 
 def _says_nothing(buffer: bytearray, at: int, size: int) -> bool:
     """True for a block of well-formed PAX records that change neither name nor size, such as webdataset's and tarfile's times."""
     records = pax_records(buffer[at : at + size])
-    return records is not None and all(key in _TIMES for key in records) and pad_is_zero(buffer, at + size, BLOCK - size)
+    if not records:
+        return False
+    return all(key in _TIMES for key in records) and pad_is_zero(buffer, at + size, BLOCK - size)
 
 
 class _Recovery:
@@ -168,7 +170,7 @@ class _Recovery:
 
     def _lost_in(self, member: Member, after: Next) -> int | None:
         window = self._window
-        if after in (Next.END, Next.HEADER) or (after is Next.BEYOND and window.cut_short):
+        if after is Next.HEADER or (after is Next.BEYOND and window.cut_short):
             return None
         if after is Next.ZERO and window.packed and member.data < window.start:
             return None  # unpacking once more for a loss that gzip's checksum all but excludes
@@ -208,10 +210,10 @@ class _Recovery:
             return
         whole = at + length // BLOCK * BLOCK
         if next_at(window, stop) is Next.HEADER:
-            found = self._resync.search(stop, joined=length >= END_MARK_BYTES)
+            found = self._resync.search(stop, joined=length >= END_MARK_BYTES and length % BLOCK == 0)
             name = found.name
         else:
-            found = self._resync.after(whole, whole)
+            found = self._resync.after(whole, whole, more_lost=True)
             name = found.name or legible_name(window.block(whole))
         self.at = found.at
         if found.at is None:

@@ -3,6 +3,7 @@
 One frame is decoded, not the clip: captions of pictures are made from it. The sound track is `audio.py`'s.
 """
 
+import math
 from typing import Any
 
 import av
@@ -33,15 +34,15 @@ def decode_video(data: bytes, field: str, short_side_px: int | None) -> Medium:
         duration_s = None if container.duration is None else container.duration / av.time_base
         if stream.duration is not None and stream.time_base is not None:
             duration_s = float(stream.duration * stream.time_base)
-        upright = _upright(frame)
+        shown = upright(frame)
         if duration_s is None:
             duration_s = _end_s(container, stream)
-    height, width = upright.shape[:2]
+    height, width = shown.shape[:2]
     return Medium(
         modality="video",
         field=field,
         size_bytes=len(data),
-        pixels_hwc=shrink(upright, short_side_px),
+        pixels_hwc=shrink(shown, short_side_px),
         width=width,
         height=height,
         duration_s=duration_s,
@@ -49,19 +50,33 @@ def decode_video(data: bytes, field: str, short_side_px: int | None) -> Medium:
     )
 
 
-def _upright(frame: Any) -> Pixels:
+def upright(frame: Any) -> Pixels:
     """RGB pixels turned and mirrored as the display matrix says, which knows more than its angle: mirrored, or upside down.
 
     The matrix takes x, y to a x + c y, b x + d y; only quarter turns and mirroring are followed.
     """
     pixels: Pixels = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    a, b, c, d = _matrix(frame)
     if abs(b) > abs(a):
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def rotation(frame: Any) -> int:
+    """Degrees clockwise that `upright` turns a frame by: 0, 90, 180 or 270. A mirrored one is then mirrored left to right."""
+    a, b, c, d = _matrix(frame)
+    if a * d - b * c < 0:
+        a = -a
+    return round(math.degrees(math.atan2(b, a)) / 90) % 4 * 90
+
+
+def _matrix(frame: Any) -> tuple[int, int, int, int]:
+    """a, b, c, d of the display matrix; upright where there is none."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    return a, b, c, d
 
 
 def _end_s(container: Any, stream: Any) -> float | None:
