@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,12 +43,36 @@ def _start(address: str, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     if address and address != "local":
         try:
-            ray.init(address=address, logging_level=level, log_to_driver=verbose)
+            with _without_log_level_line():
+                ray.init(address=address, logging_level=level, log_to_driver=verbose)
         except (ConnectionError, ValueError, RuntimeError) as exc:
             raise RequestError(f"no Ray cluster answers at {address} ({str(exc).splitlines()[0]}); check --address or RAY_ADDRESS") from exc
         return
     cpus = max(CPUS_AT_LEAST, os.cpu_count() or 1)
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+    with _without_log_level_line():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+
+
+@contextmanager
+def _without_log_level_line() -> Iterator[None]:
+    """Holds back what is written to file descriptor 2 meanwhile, and lets all of it go on but one line.
+
+    RAY_BACKEND_LOG_LEVEL, which silences Ray's core, makes it say that it was set, whatever the level.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        real = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+            held.seek(0)
+            for line in held:
+                if b"Set ray log level from environment variable" not in line:
+                    os.write(2, line)
 
 
 def _quiet(verbose: bool) -> None:
