@@ -56,20 +56,20 @@ def meter(total_shards: int) -> Iterator[Meter]:
         yield Meter(total_shards, progress)
 
 
-def closing_table(tally: Tally, title: str) -> Table:
-    """What a run did: samples by outcome, rates, where the time went."""
+def closing_table(tally: Tally, title: str, results: str) -> Table:
+    """What a run did: samples by outcome, rates, where the time went. `results` names what came out."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column()
     table.add_row("samples", f"{tally.samples:,}", f"{tally.rate():,.1f}/s over {tally.elapsed_s:,.1f} s, start-up included")
     table.add_row(
-        "captions", f"{tally.captions:,}", f"{tally.of(schema.TRUNCATED):,} cut at the token limit" if tally.of(schema.TRUNCATED) else ""
+        results, f"{tally.results:,}", f"{tally.of(schema.TRUNCATED):,} cut at the token limit" if tally.of(schema.TRUNCATED) else ""
     )
     if tally.audio_s:
         table.add_row("audio", f"{tally.audio_s:,.0f} s", f"{tally.audio_s / tally.elapsed_s:,.1f} s of recording a second")
     if tally.of(schema.SKIPPED):
-        table.add_row("skipped", f"{tally.of(schema.SKIPPED):,}", "media that this engine does not take")
+        table.add_row("skipped", f"{tally.of(schema.SKIPPED):,}", "media that are not taken")
     table.add_row("rejected", f"{tally.rejected:,}", "")
     for reason, count in tally.reasons():
         shard, key, detail = (tally.examples.get(reason) or [["", "", ""]])[0]

@@ -92,7 +92,7 @@ def _replay(job: Job, files: list[str]) -> int:
     solved = 0
     for shard, tables in sorted(parts.items()):
         captions = captions_of(pa.concat_tables(tables))
-        revise(job.store, stem_of(shard), captions, commit_config(job).metadata)
+        revise(job.run.store, stem_of(shard), captions, commit_config(job).metadata)
         found = captions.filter(pa.compute.equal(captions.column("caption_index"), 0)).column("status").to_pylist()
         solved += sum(status not in (schema.REJECTED, schema.SKIPPED) for status in found)
     return solved

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from jobs import caption
 from jobs.cluster import session
+from jobs.run import execute, tasks_of
 from pipeline.captions.engine import EngineConfig, create
 from pipeline.captions.stage import media_of
 from pipeline.samples.medium import Medium
@@ -42,17 +43,17 @@ def through(folder: Path, engine: EngineConfig) -> tuple[float, float]:
     """(seconds from the first call's begin to the last call's end, seconds before the first call) of a whole run."""
     job = job_of(folder, engine)
     began = time.monotonic()
-    caption._execute(job)
+    execute(job.run, caption.steps_of(job))
     log = engines.calls()
     total = sum(media for _, _, media in log)
-    assert total == job.tally.samples, (total, job.tally.samples)
+    assert total == job.run.tally.samples, (total, job.run.tally.samples)
     return log[-1][1] - log[0][0], log[0][0] - began
 
 
 def batches(folder: Path, engine: EngineConfig) -> list[list[Medium]]:
     """All media, decoded, in the batches that the stage makes of them."""
     job = job_of(folder, engine)
-    table = pa.concat_tables([table for task in caption.tasks_of(job) for table in read_shard(task, caption.read_config(job))])
+    table = pa.concat_tables([table for task in tasks_of(job.run) for table in read_shard(task, caption.read_config(job))])
     found = []
     for start in range(0, table.num_rows, job.info.rows_per_call):
         block = table.slice(start, job.info.rows_per_call)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.commit import tables
 from pipeline.commit.merge import Fetch, Row, captions_table, end_of, is_transient, quarantine_table, samples_of, winners
-from pipeline.commit.parts import FOLDER, Part, Unit, captions_path, covers, folder_of, part_path, parts_in, quarantine_path, stem_of
+from pipeline.commit.parts import CAPTIONS, FOLDER, Part, Unit, covers, folder_of, part_path, parts_in, quarantine_path, stem_of, table_path
 from pipeline.storage import TEMPORARY, Blob, Store
 
 ATTEMPTS = 5
@@ -112,7 +112,7 @@ class Commit:
         folders: dict[str, list[Part]] = {}
         for part in parts_in(self._without_temporary(self.store.list(FOLDER))):
             folders.setdefault(part.path.rsplit("/", 1)[0], []).append(part)
-        for folder in ("captions", "quarantine"):
+        for folder in (CAPTIONS, "quarantine"):
             self._without_temporary(self.store.list(folder))
         for folder, parts in folders.items():
             stem, _, fingerprint = folder[len(FOLDER) + 1 :].rpartition("/")
@@ -141,7 +141,7 @@ class Commit:
         return None
 
     def _is_done(self, stem: str) -> bool:
-        return self.store.exists(captions_path(stem))
+        return self.store.exists(table_path(CAPTIONS, stem))
 
     def _publish(self, shard: str, stem: str, units: dict[tuple[int, int], list[Row]]) -> None:
         end = end_of(units)
@@ -152,7 +152,7 @@ class Commit:
             self.store.put(quarantine_path(stem), tables.encode(quarantine, self.metadata))
         else:
             self.store.delete(quarantine_path(stem))
-        self.store.put(captions_path(stem), tables.encode(captions_table(samples), self.metadata))
+        self.store.put(table_path(CAPTIONS, stem), tables.encode(captions_table(samples), self.metadata))
 
     def _clean(self, folder: str) -> None:
         for blob in self.store.list(folder):

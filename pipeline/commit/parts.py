@@ -14,6 +14,8 @@ from typing import NamedTuple
 from pipeline.storage import Blob
 
 FOLDER = "_parts"
+CAPTIONS, PREPARED = "captions", "prepared"
+"""Folders of final tables; what a run makes stands in one of them."""
 EXTENSIONS = (".tar.gz", ".tgz", ".tar")
 _NAME = re.compile(r"(\d+)\.(\d+)-(\d+)\.(\d+)(\.l)?(\.t)?(\.end)?\.parquet")
 
@@ -53,9 +55,9 @@ def stem_of(shard: str) -> str:
     return shard
 
 
-def captions_path(stem: str) -> str:
-    """Where the caption table of a shard lies: its existence is the commit."""
-    return f"captions/{stem}.parquet"
+def table_path(tables: str, stem: str) -> str:
+    """Where the final table of a shard lies: its existence is the commit."""
+    return f"{tables}/{stem}.parquet"
 
 
 def quarantine_path(stem: str) -> str:

@@ -1,6 +1,6 @@
-"""What is to be captioned, what is done, what is left. Asked of storage by listing; no table is opened.
+"""What is to be done, what is done, what is left. Asked of storage by listing; no table is opened.
 
-100,000 shards cost three listings: the archives, the caption tables, the parts.
+100,000 shards cost three listings: the archives, the final tables, the parts.
 """
 
 import fnmatch
@@ -14,7 +14,7 @@ from pathlib import Path
 import braceexpand
 
 from pipeline import storage
-from pipeline.commit.parts import EXTENSIONS, FOLDER, Part, captions_path, parse, stem_of
+from pipeline.commit.parts import CAPTIONS, EXTENSIONS, FOLDER, Part, parse, stem_of, table_path
 from pipeline.errors import RequestError
 from pipeline.storage import Blob, Store
 
@@ -40,7 +40,7 @@ class ShardInput:
 
 @dataclass(frozen=True, slots=True)
 class OpenShard:
-    """An archive that has no caption table yet."""
+    """An archive that has no final table yet."""
 
     input: ShardInput
     todo: tuple[tuple[int, int], ...] | None
@@ -54,7 +54,7 @@ class Plan:
     done: int
     open: list[OpenShard]
     newer: list[str]
-    """Archives that changed after their captions were written."""
+    """Archives that changed after their tables were written."""
 
 
 def expand(patterns: Sequence[str]) -> tuple[str, list[Blob]]:
@@ -182,7 +182,7 @@ def _common(folders: Sequence[str]) -> str:
     return "/".join(first) or "/"
 
 
-def inputs(blobs: Iterable[Blob], root: str) -> list[ShardInput]:
+def inputs(blobs: Iterable[Blob], root: str, tables: str = CAPTIONS) -> list[ShardInput]:
     """Names archives below the root. RequestError for one outside it, and for two that would share a table."""
     base = root.rstrip("/") + "/"
     by_stem: dict[str, ShardInput] = {}
@@ -192,26 +192,26 @@ def inputs(blobs: Iterable[Blob], root: str) -> list[ShardInput]:
         shard = blob.path[len(base) :]
         stem = stem_of(shard)
         if stem in by_stem:
-            raise RequestError(f"{by_stem[stem].url} and {blob.path} would write the same table {captions_path(stem)}; rename one")
+            raise RequestError(f"{by_stem[stem].url} and {blob.path} would write the same table {table_path(tables, stem)}; rename one")
         digest = hashlib.sha256(f"{shard}\0{blob.size}\0{blob.mtime_s:.6f}".encode()).hexdigest()[:16]
         by_stem[stem] = ShardInput(blob.path, shard, stem, digest, blob.size, blob.mtime_s)
     return list(by_stem.values())
 
 
-def make_plan(shards: Sequence[ShardInput], store: Store, *, changed: bool = False) -> Plan:
+def make_plan(shards: Sequence[ShardInput], store: Store, *, changed: bool = False, tables: str = CAPTIONS) -> Plan:
     """Compares archives with what stands in the output folder.
 
-    With `changed`, the tables of archives that are newer than they are deleted here, captions first, so that the
+    With `changed`, the tables of archives that are newer than they are deleted here, so that the
     archive is open from then on whatever happens. Parts of a former version of an open archive are deleted as well: a
-    complete set of them would be merged by the next sweep, as the captions of bytes that are gone.
+    complete set of them would be merged by the next sweep, as the results of bytes that are gone.
     """
-    finals = {blob.path: blob.mtime_s for blob in store.list("captions")}
-    newer = [shard for shard in shards if shard.mtime_s > finals.get(captions_path(shard.stem), float("inf"))]
+    finals = {blob.path: blob.mtime_s for blob in store.list(tables)}
+    newer = [shard for shard in shards if shard.mtime_s > finals.get(table_path(tables, shard.stem), float("inf"))]
     if changed:
         for shard in newer:
-            store.delete(captions_path(shard.stem))
-            del finals[captions_path(shard.stem)]
-    left = [shard for shard in shards if captions_path(shard.stem) not in finals]
+            store.delete(table_path(tables, shard.stem))
+            del finals[table_path(tables, shard.stem)]
+    left = [shard for shard in shards if table_path(tables, shard.stem) not in finals]
     parts: dict[str, list[Part]] = {}
     present = {shard.stem: shard.fingerprint for shard in left}
     for blob in store.list(FOLDER) if left else []:

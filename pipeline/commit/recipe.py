@@ -1,8 +1,9 @@
-"""`recipe.json`: what decides the captions in an output folder. A folder holds one recipe; another is refused."""
+"""`recipe.json`: what decides the results in an output folder. A folder holds one recipe; another is refused."""
 
 import json
 from typing import Any
 
+from pipeline.commit.parts import CAPTIONS
 from pipeline.errors import RequestError
 from pipeline.storage import Folder
 
@@ -15,7 +16,7 @@ def root_of(store: Folder) -> str | None:
     return None if known is None or known.get("root") is None else str(known["root"])
 
 
-def guard(store: Folder, recipe: dict[str, Any]) -> dict[str, Any]:
+def guard(store: Folder, recipe: dict[str, Any], tables: str = CAPTIONS) -> dict[str, Any]:
     """Writes the recipe at the first run, compares it later. RequestError names the field that differs.
 
     It is read back after writing, so that of two first runs at once with different recipes one is refused.
@@ -23,11 +24,11 @@ def guard(store: Folder, recipe: dict[str, Any]) -> dict[str, Any]:
     wanted: dict[str, Any] = json.loads(json.dumps(recipe))
     known = _load(store)
     if known is None:
-        if any(not blob.path.startswith(".") for blob in store.list("captions")):
-            raise RequestError(f"{store.url} holds captions but no {PATH}; restore it, or use another --output")
+        if any(not blob.path.startswith(".") for blob in store.list(tables)):
+            raise RequestError(f"{store.url} holds {tables} but no {PATH}; restore it, or use another --output")
         store.put(PATH, json.dumps(wanted, indent=1, ensure_ascii=False, sort_keys=True).encode())
         known = _load(store)
-    for name in sorted({*wanted, *(known or {})}, key=lambda name: (name != "engine", name)):
+    for name in sorted({*wanted, *(known or {})}, key=lambda name: (name not in ("job", "engine"), name)):
         old, new = (known or {}).get(name), wanted.get(name)
         if old != new:
             raise RequestError(

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.commit import tables
-from pipeline.commit.parts import captions_path, quarantine_path
+from pipeline.commit.parts import CAPTIONS, quarantine_path, table_path
 from pipeline.storage import Store
 
 
@@ -18,14 +18,14 @@ def revise(store: Store, stem: str, rows: pa.Table, metadata: dict[str, str]) ->
     Only rejected rows of the final table are replaced, and only by samples that are not rejected again: of those the
     first verdict stays, with its detail and its bytes. FileNotFoundError where the shard has no final table.
     """
-    final = tables.decode(store.get(captions_path(stem)))
+    final = tables.decode(store.get(table_path(CAPTIONS, stem)))
     decided = _without(rows.cast(schema.CAPTIONS), _rejected(rows))
     wanted = _rejected(final)
     chosen = decided.filter(pc.is_in(decided.column("index"), value_set=wanted))
     if chosen.num_rows:
         final = pa.concat_tables([_without(final, chosen.column("index").unique()), chosen])
         final = final.sort_by([("index", "ascending"), ("caption_index", "ascending")])
-        store.put(captions_path(stem), tables.encode(final, metadata))
+        store.put(table_path(CAPTIONS, stem), tables.encode(final, metadata))
     try:
         quarantine = tables.decode(store.get(quarantine_path(stem)))
     except FileNotFoundError:

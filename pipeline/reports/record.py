@@ -32,9 +32,17 @@ def versions() -> dict[str, str]:
 
 
 def write_record(
-    store: Folder, run_id: str, *, job: str, config: dict[str, Any], recipe: dict[str, Any], tally: Tally, outcome: dict[str, Any]
+    store: Folder,
+    run_id: str,
+    *,
+    job: str,
+    results: str,
+    config: dict[str, Any],
+    recipe: dict[str, Any],
+    tally: Tally,
+    outcome: dict[str, Any],
 ) -> str:
-    """Writes the record, also for a run that failed; returns its path below the output folder."""
+    """Writes the record, also for a run that failed; returns its path below the output folder. `results` names what came out."""
     path = f"runs/{run_id}/run.json"
     busiest = max(tally.seconds, key=lambda step: tally.seconds[step], default=None)
     record = {
@@ -46,7 +54,7 @@ def write_record(
         "startup_s": None if tally.first_s is None else round(tally.first_s, 3),
         "counts": dict(sorted(tally.counts.items())),
         "samples": tally.samples,
-        "captions": tally.captions,
+        results: tally.results,
         "samples_per_s": round(tally.rate(), 3),
         "audio_s": round(tally.audio_s, 3),
         "audio_s_per_s": round(tally.audio_s / tally.elapsed_s, 3) if tally.elapsed_s else 0.0,
@@ -65,12 +73,12 @@ def write_record(
     return path
 
 
-def last_config(store: Folder) -> dict[str, Any] | None:
-    """The configuration of the latest captioning run recorded below an output folder, or None."""
+def last_config(store: Folder, job: str = "caption") -> dict[str, Any] | None:
+    """The configuration of the latest run of a job recorded below an output folder, or None."""
     for blob in reversed(store.list("runs")):
         if blob.path.endswith("/run.json"):
             record = json.loads(store.get(blob.path))
-            if record["job"] == "caption":
+            if record["job"] == job:
                 config: dict[str, Any] = record["config"]
                 return config
     return None

@@ -20,7 +20,7 @@ class Tally:
     seconds: Counter[str] = field(default_factory=Counter)
     """Seconds of work by step, added up over processes."""
     audio_s: float = 0.0
-    """Seconds of recordings captioned."""
+    """Seconds of recordings in the results."""
     shards: int = 0
     """Shards committed by this run."""
     damage: int = 0
@@ -55,8 +55,8 @@ class Tally:
         return sum(self.counts.values())
 
     @property
-    def captions(self) -> int:
-        """Samples with a caption."""
+    def results(self) -> int:
+        """Samples with a result."""
         return self.of(schema.SUCCESS) + self.of(schema.TRUNCATED) + self.of(schema.ERROR)
 
     @property

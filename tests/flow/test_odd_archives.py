@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.caption import CaptionConfig, dataset, prepare, run, tasks_of
+from jobs.caption import CaptionConfig, dataset, prepare, run
 from jobs.cluster import session
+from jobs.run import tasks_of
 from pipeline.captions.engine import EngineConfig
 from pipeline.errors import StoppedError
 
@@ -119,6 +120,6 @@ def test_above_the_budget_the_run_stops_and_goes_on_when_it_may(folder: Path) ->
 def test_the_plan_is_read_caption_commit_and_nothing_else(folder: Path) -> None:
     write(folder / "in/a.tar", [("a.png", png())])
     job = prepare(CaptionConfig((str(folder / "in"),), output=str(folder / "out"), engine=EngineConfig(engine="facts")))
-    executed = dataset(job, tuple(tasks_of(job))).materialize()
+    executed = dataset(job, tuple(tasks_of(job.run))).materialize()
     names = [line.split(": ")[0].split(" ", 2)[-1] for line in executed.stats().splitlines() if line.startswith("Operator")]
     assert names == ["ReadShard", "MapBatches(CaptionStage)", "MapBatches(commit_block)"]
