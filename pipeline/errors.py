@@ -37,6 +37,20 @@ class Reason(StrEnum):
     BAD_ROW = "bad_row"  # a row of a manifest cannot be read
     EMPTY_TEXT = "empty_text"  # there is no text where one belongs
     DOWNLOAD_FAILED = "download_failed"
+    FILTERED_SIZE = "filtered_size"  # from here on: removed because a filter was asked for (samples.filters)
+    FILTERED_RESOLUTION = "filtered_resolution"
+    FILTERED_ASPECT = "filtered_aspect"
+    FILTERED_BLANK = "filtered_blank"
+    FILTERED_DURATION = "filtered_duration"
+    FILTERED_SAMPLE_RATE = "filtered_sample_rate"
+    FILTERED_SILENCE = "filtered_silence"
+    FILTERED_CLIPPING = "filtered_clipping"
+    FILTERED_TEXT_LENGTH = "filtered_text_length"
+    FILTERED_TOKENS = "filtered_tokens"
+    FILTERED_REPETITION = "filtered_repetition"
+    FILTERED_SCRIPT = "filtered_script"
+    FILTERED_PATTERN = "filtered_pattern"
+    DUPLICATE = "duplicate"  # `dedup` found an earlier sample that stands for it
 
     @property
     def transient(self) -> bool:
