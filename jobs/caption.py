@@ -4,6 +4,7 @@ read + decode (CPU tasks) -> engine (actor pool) -> commit (CPU tasks) -> receip
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from cyclopts import Parameter
@@ -17,7 +18,7 @@ from pipeline.captions.stage import CaptionStage, StageConfig
 from pipeline.commit.parts import CAPTIONS
 from pipeline.commit.stage import CommitConfig, Fetch, commit_block, commit_of
 from pipeline.errors import RequestError
-from pipeline.samples.source import ReadConfig, ShardDatasource, ShardTask
+from pipeline.samples.source import ReadConfig, ShardDatasource, ShardTask, read_shard
 
 RECIPE_VERSION = 1
 """Raised by hand when the same options would give other captions than before."""
@@ -79,7 +80,7 @@ def dataset(job: Job, tasks: tuple[ShardTask, ...]) -> Any:
     """The Ray Data plan: read and decode, caption, commit."""
     import ray
 
-    rows = ray.data.read_datasource(ShardDatasource(tasks, read_config(job)), override_num_blocks=len(tasks))
+    rows = ray.data.read_datasource(ShardDatasource(tasks, partial(read_shard, config=read_config(job))), override_num_blocks=len(tasks))
     captions = engine_rows(job, rows)
     commit = (commit_config(job), _fetch(job))
     return captions.map_batches(commit_block, fn_args=commit, batch_size=None, batch_format="pyarrow", num_cpus=0.25)

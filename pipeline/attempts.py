@@ -40,14 +40,18 @@ class Attempts:
         return self._store.exists(self._path(units))
 
     @contextmanager
-    def marked(self, units: Sequence[Unit]) -> Iterator[None]:
-        """Marks the block while the body runs. A Python exception takes the marker away: the process lives."""
+    def marked(self, units: Sequence[Unit], *, keep: bool = False) -> Iterator[None]:
+        """Marks the block while the body runs. A Python exception takes the marker away: the process lives.
+
+        With `keep` the marker stays until the run's end: an attempt that comes by again finds it.
+        """
         path = self._path(units)
         self._store.put(path, json.dumps([list(unit) for unit in units]).encode())
         try:
             yield
         finally:
-            self._store.delete(path)
+            if not keep:
+                self._store.delete(path)
 
     def _path(self, units: Sequence[Unit]) -> str:
         digest = hashlib.sha256(json.dumps([list(unit) for unit in units]).encode()).hexdigest()[:32]

@@ -101,7 +101,7 @@ def load_decoder(name: str) -> Decoder:
     return lambda data, field, needs: _bounded(function, data, field, needs)
 
 
-def decoder_for_child(name: str, needs: Needs) -> Callable[[tuple[bytes, str]], list[Medium]]:
-    """For `Guard`: a function of (bytes, field name) that gives all media of the field."""
+def media_decoder(name: str, needs: Needs) -> Callable[[tuple[bytes, str]], Iterator[Medium]]:
+    """For `Careful`: a function of (bytes, field name) that gives the media of the field."""
     decoder = load_decoder(name)
-    return lambda item: list(decoder(item[0], item[1], needs))
+    return lambda item: decoder(item[0], item[1], needs)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,6 +21,8 @@ from typing import Any, TextIO
 
 from pipeline.errors import Reason, SampleError
 
+REARM_S = 1.0
+"""Seconds for which `Watchdog` lets a count stand before it starts it anew."""
 START_S = 600.0
 """Seconds that a child may take to start, which includes loading an engine."""
 
@@ -177,6 +180,31 @@ def watchdog(seconds: float) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+class Watchdog:
+    """`watchdog` for many short items: a clock reading each, where starting and ending the count costs 0.2 ms.
+
+    An item is given between `seconds` and `seconds` + REARM_S, since the count is started anew at most that often.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """0 or less for no limit."""
+        self._seconds = seconds
+        self._armed_s: float | None = None
+
+    def watch(self) -> None:
+        """Work on an item begins."""
+        now = time.monotonic()
+        if self._seconds > 0 and (self._armed_s is None or now - self._armed_s > REARM_S):
+            faulthandler.dump_traceback_later(self._seconds + REARM_S, exit=True, file=_real_stderr())
+            self._armed_s = now
+
+    def rest(self) -> None:
+        """No item is worked on: time that passes now counts for none."""
+        if self._armed_s is not None:
+            faulthandler.cancel_dump_traceback_later()
+            self._armed_s = None
 
 
 def _real_stderr() -> TextIO:

@@ -7,9 +7,10 @@ earlier attempt died there, and the chunk is decoded sample by sample in a child
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,11 +20,13 @@ from ray.data.block import BlockMetadata
 from pipeline import schema, storage
 from pipeline.attempts import Attempts, Unit
 from pipeline.errors import Reason, SampleError
-from pipeline.samples.decode import load_decoder
+from pipeline.samples.careful import Careful
 from pipeline.samples.group import EndOfShard, Field, Sample, media_sha256, read_samples, sample_sha256
-from pipeline.samples.guard import Guard, Limits, memory_bound, watchdog
+from pipeline.samples.guard import Limits
 from pipeline.samples.medium import Medium, Needs, modality_of
 from pipeline.samples.rows import Rows, reference_text
+from pipeline.samples.stretch import Span, Stretch, read_span
+from pipeline.storage import Reader
 
 CHUNK_SAMPLES = 64
 CHUNK_BYTES = 8 << 20
@@ -46,6 +49,8 @@ class ShardTask:
     """Inclusive index ranges that earlier runs died with: guarded from the start."""
     stop_after: int | None = None
     """Samples after which reading stops without an end row (`--limit`)."""
+    span: Span | None = None
+    """Only this part of a plain tar; then `todo` and `stop_after` are None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,23 +71,25 @@ class ReadConfig:
 class ShardDatasource(Datasource):  # type: ignore[misc]  # Ray ships no types
     """One read task a shard. Pass `override_num_blocks=len(tasks)`, or Ray splits blocks row by row."""
 
-    def __init__(self, tasks: tuple[ShardTask, ...], config: ReadConfig) -> None:
+    def __init__(self, tasks: tuple[ShardTask, ...], read: Callable[[ShardTask], Iterator[pa.Table]], name: str = "Shard") -> None:
+        """`read` runs in the task; `name` is what Ray shows: ReadShard."""
         self._tasks = tasks
-        self._config = config
+        self._read = read
+        self._name = name
+
+    def get_name(self) -> str:
+        """For the operator's name."""
+        return self._name
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list[ReadTask]:
         """The tasks in order; the arguments are Ray's and change nothing, so that every call gives the same."""
-        config = self._config
+        read = self._read
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(_bind(task, config), metadata) for task in self._tasks]
+        return [ReadTask(partial(read, task), metadata) for task in self._tasks]
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown before decoding."""
         return None
-
-
-def _bind(task: ShardTask, config: ReadConfig) -> Any:
-    return lambda: read_shard(task, config)
 
 
 def stop_flag(run_id: str) -> str:
@@ -96,19 +103,36 @@ def read_shard(task: ShardTask, config: ReadConfig) -> Iterator[pa.Table]:
         return
     reader = storage.open_reader(task.url)
     with closing(reader), closing(ChunkDecoder(task, config)) as decoder:
-        chunk: list[Sample] = []
-        chunk_bytes = 0
-        for item in read_samples(reader, packed=None, max_sample_bytes=config.max_sample_bytes, todo=task.todo, stop_after=task.stop_after):
+        for item in chunks(task, reader, config.max_sample_bytes):
             if isinstance(item, EndOfShard):
-                yield from decoder.decode(chunk)
                 yield _end_table(task, item)
-                return
-            chunk.append(item)
-            chunk_bytes += item.size
-            if len(chunk) >= CHUNK_SAMPLES or chunk_bytes >= CHUNK_BYTES:
-                yield from decoder.decode(chunk)
-                chunk, chunk_bytes = [], 0
-        yield from decoder.decode(chunk)
+            else:
+                yield from decoder.decode(item)
+
+
+def chunks(
+    task: ShardTask, reader: Reader, max_sample_bytes: int, *, samples: int = CHUNK_SAMPLES, size_bytes: int = CHUNK_BYTES
+) -> Iterator[list[Sample] | EndOfShard]:
+    """The samples of a task, some at a time: at most `samples`, or as many as come to `size_bytes`. Then the account, if it reads to the end."""
+    found: list[Sample] = []
+    found_bytes = 0
+    if task.span is not None:
+        items = read_span(Stretch(reader, task.span), task.span, max_sample_bytes)
+    else:
+        items = read_samples(reader, packed=None, max_sample_bytes=max_sample_bytes, todo=task.todo, stop_after=task.stop_after)
+    for item in items:
+        if isinstance(item, EndOfShard):
+            if found:
+                yield found
+            yield item
+            return
+        found.append(item)
+        found_bytes += item.size
+        if len(found) >= samples or found_bytes >= size_bytes:
+            yield found
+            found, found_bytes = [], 0
+    if found:
+        yield found
 
 
 def _end_table(task: ShardTask, end: EndOfShard) -> pa.Table:
@@ -137,43 +161,38 @@ class ChunkDecoder:
     def __init__(self, task: ShardTask, config: ReadConfig) -> None:
         self._task = task
         self._config = config
-        self._decode = load_decoder(config.decoder)
-        self._attempts = Attempts(storage.Folder(config.output), config.run_id, "decode")
-        self._guard: Guard | None = None
+        attempts = Attempts(storage.Folder(config.output), config.run_id, "decode")
+        arguments = (config.decoder, config.needs)
+        self._careful = Careful("pipeline.samples.decode:media_decoder", arguments, config.limits, attempts, task.suspects)
         self._rows = Rows()
 
     def close(self) -> None:
         """Ends the child process; without it one process and its memory stay until this worker ends."""
-        if self._guard is not None:
-            self._guard.close()
+        self._careful.close()
 
     def decode(self, chunk: list[Sample]) -> Iterator[pa.Table]:
         """One or more tables for a chunk. Nothing is yielded while the watchdog is armed."""
         if not chunk:
             return
-        unit = Unit(self._task.shard, chunk[0].index, chunk[-1].index)
-        guarded = self._attempts.died([unit])
-        with self._attempts.marked([unit]):
+        with self._careful.chunk(Unit(self._task.shard, chunk[0].index, chunk[-1].index)):
             for sample in chunk:
-                for row, medium in self._sample_rows(sample, guarded or self._is_suspect(sample.index)):
+                for row, medium in self._sample_rows(sample):
                     self._rows.add(row, medium)
                     if self._rows.payload_bytes >= BLOCK_BYTES:
+                        self._careful.rest()
                         yield self._rows.take()
         if len(self._rows):
             yield self._rows.take()
 
-    def _is_suspect(self, index: int) -> bool:
-        return any(lo <= index <= hi for lo, hi in self._task.suspects)
-
-    def _sample_rows(self, sample: Sample, guarded: bool) -> Iterator[tuple[dict[str, Any], Medium | None]]:
+    def _sample_rows(self, sample: Sample) -> Iterator[tuple[dict[str, Any], Medium | None]]:
         """The rows of one sample, each with its medium: one, or one a piece; a reject has none."""
         row, field = self._describe(sample)
-        row["guard"] = self._is_suspect(sample.index)
+        row["guard"] = self._careful.is_suspect(sample.index)
         if field is None or field.data is None:
             yield row, None
             return
         started, piece = time.perf_counter(), 0
-        media = self._guarded(field) if guarded else self._bounded(field)
+        media = self._careful.run(sample.index, (field.data, field.name))
         while True:
             try:
                 medium = next(media, None)
@@ -184,27 +203,6 @@ class ChunkDecoder:
                 return
             yield {**row, "piece": piece, "decode_s": time.perf_counter() - started}, medium
             started, piece = time.perf_counter(), piece + 1
-
-    def _bounded(self, field: Field) -> Iterator[Medium]:
-        """Decodes in this process, under a watchdog that ends it and a bound that raises MemoryError."""
-        assert field.data is not None
-        limits, media = self._config.limits, self._decode(field.data, field.name, self._config.needs)
-        while True:
-            try:
-                with watchdog(limits.seconds), memory_bound(limits.memory_bytes):
-                    medium = next(media, None)
-            except MemoryError as exc:
-                raise SampleError(Reason.OUT_OF_BOUNDS_MEMORY, f"asked for more than {limits.memory_bytes >> 20} MiB") from exc
-            if medium is None:
-                return
-            yield medium
-
-    def _guarded(self, field: Field) -> Iterator[Medium]:
-        if self._guard is None:
-            self._guard = Guard(
-                "pipeline.samples.decode:decoder_for_child", (self._config.decoder, self._config.needs), self._config.limits
-            )
-        yield from self._guard.run((field.data, field.name))
 
     def _describe(self, sample: Sample) -> tuple[dict[str, Any], Field | None]:
         """The row of a sample before decoding, and the field that holds its primary medium, if it is to be decoded."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import Reason, RequestError, SampleError
-from pipeline.samples.decode import decode, decoder_for_child, load_decoder
+from pipeline.samples.decode import decode, load_decoder, media_decoder
 from pipeline.samples.medium import FIELDS, Needs
 
 NEEDS = Needs(accepts=("image", "audio", "video"), short_side_px=32)
@@ -133,4 +133,4 @@ def test_a_decoder_of_ones_own_has_the_same_boundary(tmp_path: Path, monkeypatch
         assert next(media).size_bytes == 1
         with pytest.raises(fault):
             next(media)
-    assert len(decoder_for_child("own_decoder:mine", NEEDS)((b"fine", "jpg"))) == 1
+    assert len(list(media_decoder("own_decoder:mine", NEEDS)((b"fine", "jpg")))) == 1
