@@ -98,7 +98,7 @@ class Tokenizer:
         self._backend = backend
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         """Ids are below it, special tokens included."""
-        ids: dict[str, int] = {role: backend.token_to_id(token) for role, token in roles.items()}
+        ids = {role: found for role, token in roles.items() if (found := backend.token_to_id(token)) is not None}
         self.begin_id, self.end_id, self.pad_id = ids["begin"], ids["end"], ids["pad"]
         self.unk_id = ids.get("unk")
         self.mask_id = ids.get("mask")
