@@ -18,7 +18,8 @@ from pipeline.captions.stage import CaptionStage, StageConfig
 from pipeline.commit.parts import CAPTIONS
 from pipeline.commit.stage import CommitConfig, Fetch, commit_block, commit_of
 from pipeline.errors import RequestError
-from pipeline.samples.source import ReadConfig, ShardDatasource, ShardTask, read_shard
+from pipeline.samples.chunks import ShardTask
+from pipeline.samples.source import ReadConfig, ShardDatasource, read_shard
 
 RECIPE_VERSION = 1
 """Raised by hand when the same options would give other captions than before."""

@@ -22,8 +22,9 @@ from pipeline.commit.parts import stem_of
 from pipeline.commit.revise import revise
 from pipeline.errors import RequestError
 from pipeline.reports.record import last_config
+from pipeline.samples.chunks import ShardTask
 from pipeline.samples.group import Field, Sample
-from pipeline.samples.source import ChunkDecoder, ReadConfig, ShardTask
+from pipeline.samples.source import ChunkDecoder, ReadConfig
 
 WAVE = 200
 """Quarantine files in one Ray execution: what the driver holds of their captions."""

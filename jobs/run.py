@@ -21,8 +21,8 @@ from pipeline.commit.plan import OpenShard, Plan, expand, inputs, make_plan
 from pipeline.errors import RequestError, StoppedError
 from pipeline.reports.record import new_run_id, versions, write_record
 from pipeline.reports.tally import Tally
+from pipeline.samples.chunks import ShardTask, stop_flag
 from pipeline.samples.group import count_samples
-from pipeline.samples.source import ShardTask, stop_flag
 
 WAVE = 5_000
 """Open shards in one Ray execution, so that its start and the driver's memory stay bounded."""

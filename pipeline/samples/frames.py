@@ -43,14 +43,8 @@ class FramesConfig:
     """Frames of `uniform`; the most that `rate` gives: a clip that would have more gets this many, uniformly."""
     rate_hz: float = 1.0
     """Frames a second of `rate`."""
-    picture: PictureConfig = PictureConfig()
-    """Size, cut and JPEG quality of the frames."""
-    jpeg: bool = True
-    """Frames as JPEG; else as pixels."""
     sound: bool = False
     """The sound track too, where there is one."""
-    wave: WaveConfig = WaveConfig()
-    """Rate and bound of the sound track."""
 
     def __post_init__(self) -> None:
         """Raises RequestError for a value out of range."""
@@ -72,6 +66,9 @@ class Clip:
     width: int
     """Pixels of the original as it is shown: after rotation, before scaling. Non-square pixels are not stretched."""
     height: int
+    frame_width: int
+    """Pixels of the frames as they come out."""
+    frame_height: int
     rotation: int
     """Degrees clockwise that the frames were turned by: 0, 90, 180, 270; a mirrored clip was then mirrored left to right."""
     duration_s: float
@@ -92,8 +89,18 @@ class _Schedule(NamedTuple):
     """When the last one ends."""
 
 
-def sample_frames(data: bytes, field: str, config: FramesConfig) -> Clip:
-    """Frames of the clip as `config` says, upright.
+def sample_frames(
+    data: bytes,
+    field: str,
+    config: FramesConfig,
+    picture: PictureConfig = PictureConfig(),
+    wave: WaveConfig = WaveConfig(),
+    *,
+    jpeg: bool = True,
+) -> Clip:
+    """Frames of the clip as `config` says, upright, each brought to size as `picture` says; as JPEGs, else as pixels.
+
+    `wave` is for the sound track.
 
     Raises SampleError for a field that is no clip, no video stream, no frame, too many pixels, a file that was cut, a
     sound track that cannot be used where one was asked for, and whatever the codec raises.
@@ -107,18 +114,20 @@ def sample_frames(data: bytes, field: str, config: FramesConfig) -> Clip:
         decoder = _Decoder(container, stream)
         schedule = decoder.schedule()
         units_s = float(stream.time_base)
-        frames = _Frames(config)
+        frames = _Frames(config.n_frames, picture, jpeg)
         for at, frame in decoder.frames(_wanted(schedule, units_s, config)):
             frames.add(at, frame)
         has_audio, first_s = bool(container.streams.audio), schedule.shown[0] * units_s
         sound_start_s = _start_s(container.streams.audio[0]) if has_audio else 0.0
-    wave_t = decode_wave(data, field, config.wave) if has_audio and config.sound else None
+    wave_t = decode_wave(data, field, wave) if has_audio and config.sound else None
     return Clip(
-        frames_thwc=None if config.jpeg else np.stack(frames.pixels),
-        jpegs=tuple(frames.jpegs) if config.jpeg else None,
+        frames_thwc=None if jpeg else np.stack(frames.pixels),
+        jpegs=tuple(frames.jpegs) if jpeg else None,
         timestamps_s=tuple((at - schedule.shown[0]) * units_s for at in frames.times),
         width=frames.width,
         height=frames.height,
+        frame_width=frames.shape[1],
+        frame_height=frames.shape[0],
         rotation=frames.rotation,
         duration_s=(schedule.end - schedule.shown[0]) * units_s,
         has_audio=has_audio,
@@ -279,9 +288,11 @@ def _clock(stream: Any, packets: Sequence[Any]) -> Callable[[int], int]:
 class _Frames:
     """Frames brought to their stored form one by one, so that pixels of full size do not pile up."""
 
-    def __init__(self, config: FramesConfig) -> None:
-        self._config = config
-        self._shape: tuple[int, ...] = ()
+    def __init__(self, n_frames: int, picture: PictureConfig, jpeg: bool) -> None:
+        self._n_frames = n_frames
+        self._picture = picture
+        self._jpeg = jpeg
+        self.shape: tuple[int, ...] = ()
         self.pixels: list[Pixels] = []
         self.jpegs: list[bytes] = []
         self.times: list[int] = []
@@ -289,26 +300,26 @@ class _Frames:
 
     def add(self, at: int, frame: Any) -> None:
         """Raises SampleError for too many pixels in it or in all frames together."""
-        stored: list[Any] = self.jpegs if self._config.jpeg else self.pixels
+        stored: list[Any] = self.jpegs if self._jpeg else self.pixels
         if self.times and self.times[-1] == at:
             stored.append(stored[-1])
         else:
             check_pixels(frame.width, frame.height)
             pixels = self._shaped(frame)
-            stored.append(to_jpeg(pixels, self._config.picture.quality) if self._config.jpeg else pixels)
+            stored.append(to_jpeg(pixels, self._picture.quality) if self._jpeg else pixels)
         self.times.append(at)
 
     def _shaped(self, frame: Any) -> Pixels:
         """Upright and scaled; a clip that changes its size on the way keeps that of its first sampled frame."""
         shown = upright(frame)
-        pixels = scale(shown, self._config.picture)
+        pixels = scale(shown, self._picture)
         if not self.times:
             self.height, self.width = shown.shape[:2]
             self.rotation = rotation(frame)
-            self._shape = pixels.shape
-            if not self._config.jpeg and pixels.nbytes * self._config.n_frames > MAX_FRAMES_BYTES:
-                detail = f"{self._config.n_frames} frames of {pixels.shape[1]} x {pixels.shape[0]} are more than {MAX_FRAMES_BYTES} bytes"
+            self.shape = pixels.shape
+            if not self._jpeg and pixels.nbytes * self._n_frames > MAX_FRAMES_BYTES:
+                detail = f"{self._n_frames} frames of {pixels.shape[1]} x {pixels.shape[0]} are more than {MAX_FRAMES_BYTES} bytes"
                 raise SampleError(Reason.TOO_LARGE, detail)
-        elif pixels.shape != self._shape:
-            pixels = resize(pixels, self._shape[0], self._shape[1])
+        elif pixels.shape != self.shape:
+            pixels = resize(pixels, self.shape[0], self.shape[1])
         return pixels

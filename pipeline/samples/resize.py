@@ -54,7 +54,7 @@ class PictureConfig:
             raise RequestError(f"crop {self.crop!r}: give one of {', '.join(get_args(Crop))}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A picture as it is stored."""
 
@@ -65,6 +65,11 @@ class Picture:
     height: int
     kept: bool
     """`jpeg` is the original, byte for byte."""
+    pixels_hwc: Pixels
+    """uint8 RGB, height x width x 3: what was encoded, or what the original decodes to."""
+    source_width: int
+    """Pixels of the original, upright."""
+    source_height: int
 
 
 def normalise_picture(data: bytes, field: str, config: PictureConfig) -> Picture:
@@ -78,9 +83,9 @@ def normalise_picture(data: bytes, field: str, config: PictureConfig) -> Picture
     upright = decode_upright(data)
     height, width = upright.pixels_hwc.shape[:2]
     if config.keep_within and upright.plain and _target(height, width, config) == (height, width):
-        return Picture(data, width, height, kept=True)
+        return Picture(data, width, height, True, upright.pixels_hwc, width, height)
     pixels = scale(upright.pixels_hwc, config)
-    return Picture(to_jpeg(pixels, config.quality), pixels.shape[1], pixels.shape[0], kept=False)
+    return Picture(to_jpeg(pixels, config.quality), pixels.shape[1], pixels.shape[0], False, pixels, width, height)
 
 
 def scale(pixels_hwc: Pixels, config: PictureConfig) -> Pixels:
