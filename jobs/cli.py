@@ -11,6 +11,7 @@ from rich.console import Console
 from jobs.caption import CaptionConfig
 from jobs.check import CheckConfig
 from jobs.demo import DemoConfig
+from jobs.evaluate import EvaluateConfig
 from jobs.replay import ReplayConfig
 from pipeline.errors import NightcapError, RequestError
 
@@ -51,6 +52,18 @@ def check(config: CheckConfig) -> int:
 def replay(config: ReplayConfig) -> int:
     """Run the quarantined samples of an output folder again, after a fix."""
     from jobs.replay import run
+
+    return run(config)
+
+
+@app.command
+def evaluate(config: EvaluateConfig) -> int:
+    """Score captions against their references: BLEU, chrF, CIDEr-D, ROUGE-L, WER, CER, each with an interval.
+
+    CAPTIONS is the output folder of nightcap caption. Several captions or references a sample are taken as they are; rows
+    without a reference are counted and left out. --against compares two runs sample by sample.
+    """
+    from jobs.evaluate import run
 
     return run(config)
 

@@ -6,8 +6,13 @@ Tables, in the order data flows:
     PARTS       engine -> commit             the same rows with captions instead of pixels and waves
     CAPTIONS    commit -> the user           one row a sample (times captions per sample), in the shard's order
     PREPARED    prepare -> the trainer       one row a sample that was kept, in the shard's order
+    SIGNATURES  dedup -> dedup              one row a sample: what near duplicates have in common
+    DROPS       dedup -> prepare            one row a sample that an earlier one stands for
     QUARANTINE  commit -> the user           rejected samples with their bytes, and damage
+    SCORES      evaluate -> the user         one row a caption that was scored
     RECEIPTS    commit -> the driver         counts of what was committed
+    ITEMS       scan -> write                samples of a raw source by the place of their bytes, one row each
+    REFUSED     scan, write -> the user      rows and files of a raw source that are no sample
 
 Identity is (shard, index); (shard, index, piece) while a long recording travels in pieces.
 """
@@ -177,5 +182,85 @@ RECEIPTS = pa.schema(
         pa.field("damage", pa.int64(), nullable=False),  # damaged byte ranges, in the receipt of the end row
         pa.field("seconds", pa.string(), nullable=False),  # JSON: where the time of this block went, by step
         pa.field("examples", pa.string(), nullable=False),  # JSON: up to 3 rejects [reason, shard, key, detail]
+    ]
+)
+
+PLACED = pa.struct(
+    [
+        pa.field("field", pa.string()),  # extension in the archive, lower case; empty until a download tells
+        pa.field("data", pa.large_binary()),  # the bytes themselves, for text; null where they stand elsewhere
+        pa.field("url", pa.string()),  # the file they stand in; null with data
+        pa.field("offset", pa.int64()),  # bytes; null with data
+        pa.field("size", pa.int64()),  # bytes; -1: the whole file, whose size is not known yet; null with data
+    ]
+)
+
+ITEMS = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),  # of the sample in its source
+        pa.field("source", pa.string(), nullable=False),  # the file that names it
+        pa.field("row", pa.int64()),  # where in it; null where it has no rows
+        pa.field("id_hash", pa.uint64()),  # of an explicit id, which must not occur twice; null where there is none
+        pa.field("size", pa.int64(), nullable=False),  # bytes in the archive, headers and padding included, as far as known
+        pa.field("members", pa.list_(PLACED), nullable=False),
+    ]
+)
+
+REFUSED = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),  # the manifest, archive or file that names it
+        pa.field("row", pa.int64()),  # 1-based line or 0-based row of it; null where it has none
+        pa.field("name", pa.string(), nullable=False),  # of the sample in its source, as far as there is one
+        pa.field("reason", pa.string(), nullable=False),  # errors.Reason
+        pa.field("detail", pa.string()),  # one line for a person
+        pa.field("url", pa.string()),  # what was to be downloaded; null elsewhere
+        pa.field("key", pa.string()),  # the key that stays unused in the archive; null where none was assigned yet
+    ]
+)
+
+_SAMPLE_SCORES = [
+    pa.field("chrf", pa.float64()),  # 0 to 100
+    pa.field("cider_d", pa.float64()),  # 0 to 10
+    pa.field("rouge_l", pa.float64()),  # 0 to 1
+    pa.field("exact_match", pa.float64()),  # 0 or 1, after normalising
+    pa.field("token_f1", pa.float64()),  # 0 to 1, after normalising
+    pa.field("wer", pa.float64()),  # word errors a word of the reference that fits best, 0 and up; null without words
+    pa.field("cer", pa.float64()),  # likewise by characters
+]
+
+SCORES = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("caption_index", pa.int32(), nullable=False),
+        pa.field("modality", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("source", pa.string(), nullable=False),  # where the references are from: text, or the name of the file
+        pa.field("references", pa.list_(pa.string()), nullable=False),  # one or more
+        pa.field("caption", pa.string(), nullable=False),
+        *_SAMPLE_SCORES,
+        pa.field("against", pa.struct([pa.field("caption", pa.string()), *_SAMPLE_SCORES])),  # of the other run; null without one
+    ]
+)
+
+SIGNATURES = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),  # every sample of the shard has its row: row number and index are the same
+        pa.field("key", pa.string()),
+        pa.field("reason", pa.string()),  # errors.Reason of a sample that cannot be used, which takes no part; null elsewhere
+        pa.field("media_sha256", pa.binary(32)),  # of the primary medium; null without one
+        pa.field("picture", pa.uint64()),  # perceptual hash; null where there is no picture, and for blank ones
+        pa.field("minhash", pa.binary(512)),  # 128 little-endian uint32 of the text; null without a text
+    ]
+)
+
+DROPS = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),  # of the sample that is dropped
+        pa.field("reason", pa.string(), nullable=False),  # media | picture | text: what it has in common with its twin
+        pa.field("twin_shard", pa.string(), nullable=False),  # the earlier sample that is kept in its place
+        pa.field("twin_index", pa.int64(), nullable=False),
+        pa.field("twin_key", pa.string()),
     ]
 )

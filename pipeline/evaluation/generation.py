@@ -5,12 +5,12 @@ once, in pieces, and an interval costs a matrix product instead of scoring a tho
 sacrebleu's, edit distances are rapidfuzz's, which jiwer stands on; tests compare the scores with theirs on whole corpora.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rapidfuzz.distance import LCSseq, Levenshtein
-from sacrebleu.metrics import BLEU, CHRF
 
 from pipeline.evaluation.cider import cider_d
 from pipeline.evaluation.ngrams import Frequencies
@@ -60,6 +60,8 @@ class _Counters:
     """sacrebleu's counters by how a language's words are told apart."""
 
     def __init__(self) -> None:
+        from sacrebleu.metrics import BLEU, CHRF
+
         self._bleu = {name: BLEU(lowercase=True, tokenize=name, force=True) for name in ("13a", "zh", "char")}
         self._chrf = CHRF(lowercase=True)
 
@@ -77,7 +79,11 @@ class _Counters:
         return counts
 
 
-_COUNTERS = _Counters()
+@functools.cache
+def _counters() -> _Counters:
+    return _Counters()
+
+
 SIGNATURES = {
     "bleu": "sacrebleu, case:lc, tok:13a (zh for Chinese, char for other languages without spaces), smooth:exp",
     "chrf": "sacrebleu chrF2, case:lc, nc:6, nw:0, space:no",
@@ -89,14 +95,15 @@ SIGNATURES = {
 def statistics(pairs: Pairs, frequencies: Frequencies, normaliser: str = AUTO) -> np.ndarray:
     """(samples, COLUMNS) float64. The edit distances take the reference that fits best, as do exact match and F1."""
     out = np.zeros((len(pairs.captions), len(COLUMNS)))
+    counters = _counters()
     ours, theirs = [], []
     for row, caption, references, language in zip(out, pairs.captions, pairs.references, pairs.languages, strict=True):
         words, sides = words_of(caption, language), [words_of(one, language) for one in references]
         ours.append(hashed(words))
         theirs.append([hashed(side) for side in sides])
         row[AT["rows"]] = 1
-        row[AT["bleu_length"] : AT["bleu_length"] + 2 + 2 * BLEU_ORDERS] = _COUNTERS.bleu(caption, references, language)
-        row[AT["chrf_1_caption"] : AT["chrf_1_caption"] + 3 * CHRF_ORDERS] = _COUNTERS.chrf(caption, references)
+        row[AT["bleu_length"] : AT["bleu_length"] + 2 + 2 * BLEU_ORDERS] = counters.bleu(caption, references, language)
+        row[AT["chrf_1_caption"] : AT["chrf_1_caption"] + 3 * CHRF_ORDERS] = counters.chrf(caption, references)
         row[AT["rouge_l"]] = _rouge_l(words, sides)
         row[AT["caption_words"]] = len(words)
         row[AT["reference_words"]] = sum(map(len, sides)) / len(sides)

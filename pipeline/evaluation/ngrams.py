@@ -5,6 +5,7 @@ million. Counts of a corpus go to files split by the first bits, each of which f
 n-gram in a Python dictionary takes about 10 GB for a million captions.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,31 @@ class Frequencies:
             return np.zeros(len(grams))
         at = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
         return np.log(np.where(self.grams[at] == grams, self.counts[at], 1).astype(np.float64))
+
+
+def save(frequencies: Frequencies, folder: Path) -> "Stored":
+    """Writes them so that processes share one copy in the file cache."""
+    np.save(folder / "grams.npy", frequencies.grams)
+    np.save(folder / "counts.npy", frequencies.counts)
+    return Stored(str(folder), frequencies.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Frequencies in a folder; small to send to another process."""
+
+    folder: str
+    samples: int
+
+    def load(self) -> Frequencies:
+        """Maps the files; once a process."""
+        return _mapped(self.folder, self.samples)
+
+
+@functools.lru_cache(maxsize=2)
+def _mapped(folder: str, samples: int) -> Frequencies:
+    grams, counts = (np.load(Path(folder, f"{name}.npy"), mmap_mode="r") for name in ("grams", "counts"))
+    return Frequencies(grams, counts, samples)
 
 
 class Spill:
