@@ -16,7 +16,7 @@ class Pictures:
     """The pictures of a batch."""
 
     rows_n: torch.Tensor
-    """int64: the row of the batch that each belongs to."""
+    """int64: the row of the batch that each belongs to, ascending, at most one a row."""
     pixels_nchw: torch.Tensor
     """uint8 RGB."""
 

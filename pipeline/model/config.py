@@ -73,6 +73,8 @@ class ModelConfig:
     """Longest text in tokens, [CLS] and [SEP] included."""
     dropout: float = 0.1
     """Dropout of text model, recording encoder and heads."""
+    encoder_lr_share: float = 0.1
+    """Learning rate of encoder layers that start from weights, as a share of the others'."""
     media_dropout: float = 0.1
     """Share of samples whose medium is hidden while training, which teaches the text-only probability."""
 
@@ -83,7 +85,7 @@ class ModelConfig:
         for name, allowed in (("norm", Norm), ("fit", Fit)):
             if getattr(self, name) not in get_args(allowed):
                 raise RequestError(f"{name} {getattr(self, name)!r}: give one of {', '.join(get_args(allowed))}")
-        for name in ("frozen_share", "style_mix", "feature_dropout", "dropout", "media_dropout"):
+        for name in ("frozen_share", "style_mix", "feature_dropout", "dropout", "media_dropout", "encoder_lr_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RequestError(f"{name} {getattr(self, name)}: give 0 to 1")
         for name, low in (("input_px", 32), ("recording_layers", 1), ("recording_width", 64), ("n_mels", 8), ("max_tokens", 3)):
@@ -128,5 +130,5 @@ def config_from_json(values: dict[str, Any]) -> ModelConfig:
         plain = {tuple: list, Literal: str}.get(kind, kind)
         if not isinstance(value, (int, float) if plain is float else plain) or (plain is not bool and isinstance(value, bool)):
             raise RequestError(f"model configuration: {name} is {value!r}; expected {plain.__name__}")
-        found[name] = tuple(value) if kind is tuple else value
+        found[name] = tuple(value) if isinstance(value, list) else value
     return ModelConfig(**found)

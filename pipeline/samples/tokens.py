@@ -141,6 +141,10 @@ class Tokenizer:
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=True)
         return text
 
+    def vocabulary(self) -> dict[str, int]:
+        """Id by token, special tokens included."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def identity(self) -> dict[str, Any]:
         """For recipes: the SHA-256 of the tokenizer.json that `save` writes, and the tokens in special roles."""
         return {"sha256": hashlib.sha256(self._data).hexdigest(), "roles": dict(sorted(self._roles.items()))}

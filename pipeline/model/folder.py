@@ -1,0 +1,122 @@
+"""The checkpoint folder: one model, self-describing, without code and without pickles.
+
+    config.json            format, configuration, shapes, what was pretrained
+    model.safetensors      weights, float32
+    tokenizer.json, tokenizer_config.json
+
+Nothing else is read to load it: neither the backbone's file nor the BERT folder that training started from.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import RequestError
+from pipeline.model.config import ModelConfig, config_from_json, to_json
+from pipeline.model.model import MultimodalLM, Shapes
+from pipeline.samples.tokens import Tokenizer
+
+MODEL_TYPE, FORMAT = "nightcap", 1
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+
+class Loaded(NamedTuple):
+    """A model and its tokenizer."""
+
+    model: MultimodalLM
+    tokenizer: Tokenizer
+
+
+class Described(NamedTuple):
+    """What a folder says of its model, before any weights are read."""
+
+    config: ModelConfig
+    shapes: Shapes
+    origins: tuple[str, ...]
+
+
+def save_checkpoint_folder(model: MultimodalLM, tokenizer: Tokenizer | str | Path, folder: str | Path) -> None:
+    """Writes the files into `folder`, which exists afterwards; config.json last. To be atomic, write aside and rename."""
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    (tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(str(tokenizer))).save(target)
+    save_file(weights_of(model), target / WEIGHTS)
+    (target / CONFIG).write_text(config_json(model))
+
+
+def weights_of(model: MultimodalLM) -> dict[str, Any]:
+    """Weights by name on the CPU, tied ones once; a copy only of what is not there yet."""
+    state, seen = {}, set()
+    for name, value in model.state_dict().items():
+        if value.data_ptr() in seen and value.numel():
+            continue
+        seen.add(value.data_ptr())
+        state[name] = value.detach().cpu().contiguous()
+    return state
+
+
+def config_json(model: MultimodalLM) -> str:
+    """What stands in config.json."""
+    described = {
+        "model_type": MODEL_TYPE,
+        "format": FORMAT,
+        "model": to_json(model.config),
+        "text": model.shapes.text,
+        "recording": model.shapes.recording,
+        "special": model.shapes.special,
+        "origins": list(model.origins),
+    }
+    return json.dumps(described, indent=1, sort_keys=True) + "\n"
+
+
+def describe(folder: str | Path) -> Described:
+    """Reads config.json. RequestError where the folder is no checkpoint, an unfinished one, or one of another format."""
+    path = Path(folder)
+    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (path / name).is_file()]
+    if missing:
+        raise RequestError(f"{folder} is no checkpoint: it has no {missing[0]}")
+    try:
+        known = json.loads((path / CONFIG).read_text())
+        kind, version = known.get("model_type"), known.get("format")
+        if kind != MODEL_TYPE:
+            raise RequestError(f"{folder} holds a model of type {kind!r}, not a checkpoint of `nightcap train`")
+        if version != FORMAT:
+            raise RequestError(f"{folder} has checkpoint format {version}; this version reads {FORMAT}")
+        shapes = Shapes(text=known["text"], recording=known["recording"], special=known["special"])
+        return Described(config_from_json(known["model"]), shapes, tuple(known["origins"]))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise RequestError(f"{path / CONFIG} cannot be read ({type(exc).__name__}: {exc}); take another checkpoint") from exc
+
+
+def load(folder: str | Path) -> Loaded:
+    """The model in evaluation mode, on the CPU, with its tokenizer. RequestError for a damaged or truncated file."""
+    from safetensors.torch import load_file
+
+    config, shapes, origins = describe(folder)
+    tokenizer = Tokenizer.load(str(folder))
+    if tokenizer.vocab_size != shapes.text["vocab_size"]:
+        raise RequestError(
+            f"{folder}: tokenizer of {tokenizer.vocab_size} tokens, model of {shapes.text['vocab_size']}; the files do not belong together"
+        )
+    path = Path(folder) / WEIGHTS
+    try:
+        state = load_file(path)
+    except Exception as exc:  # safetensors raises its own class for truncated files, the system's for others
+        raise RequestError(f"{path} is damaged or cut ({str(exc).splitlines()[0][:160]}); take another checkpoint") from exc
+    model = MultimodalLM(config, shapes)
+    restore(model, state, str(path))
+    model.origins = origins
+    return Loaded(model.eval(), tokenizer)
+
+
+def restore(model: MultimodalLM, state: dict[str, Any], where: str) -> None:
+    """Puts weights into a model of the same shapes. RequestError names what does not fit."""
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as exc:
+        raise RequestError(f"{where} is of another model: {str(exc).splitlines()[1].strip()[:200]}") from exc
+    missing = [name for name in missing if name not in model.tied]
+    if missing or unexpected:
+        raise RequestError(f"{where} is of another model: {[*missing, *unexpected][0]} is {'missing' if missing else 'unknown'}")

@@ -1,0 +1,83 @@
+"""Hidden patches of pictures, frames and spectrograms: what is hidden, encoded and reconstructed.
+
+    n  media     f  frames of 10 ms     p  patches, as many as grid cells     m  tokens     d  width of the text model
+
+BatchNorm keeps its statistics in this pass: pictures with grey holes are not what they are for. All frames of a clip hide the
+same patches; else a neighbouring frame would show them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pipeline.model.batch import Batch
+from pipeline.model.chance import Stream, uniform
+from pipeline.model.heads import PatchHead
+from pipeline.model.hide import hide_patches, patches_of, pick
+from pipeline.model.objectives import Loss, patch_loss
+from pipeline.model.pictures import PictureEncoder, freeze_statistics
+from pipeline.model.recordings import STRIDE, RecordingEncoder
+
+SPAN = 8
+"""Tokens of a spectrogram (20 ms each) that are hidden together: less, and the neighbours tell."""
+
+
+def picture_patch_loss(encoder: PictureEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float) -> Loss:
+    """Of the pictures of a batch, and the frames of its clips."""
+    blocks = []
+    if batch.pictures is not None:
+        rows = batch.pictures.rows_n
+        blocks.append((rows, batch.pictures.pixels_nchw, batch.weight_b[rows]))
+    if batch.clips is not None:
+        n, k = batch.clips.frames_nkchw.shape[:2]
+        rows = batch.clips.rows_n.repeat_interleave(k)
+        shown = torch.arange(k, device=rows.device).repeat(n) < batch.clips.n_frames_n.repeat_interleave(k)
+        blocks.append((rows, batch.clips.frames_nkchw.flatten(0, 1), batch.weight_b[rows] * shown))
+    rows_n, pixels, weight = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    normal = encoder.normalised(pixels)
+    hidden = hidden_patches(batch.seeds_b[rows_n], encoder.grid**2, share)
+    with statistics_kept(encoder):
+        grid = encoder.features(hide_patches(normal, hidden, encoder.stride))
+    tokens = encoder.tokens(grid)[:, -(encoder.grid**2) :]
+    predicted = head(tokens, hidden, words_btd[rows_n], batch.token_mask_bt[rows_n], torch.ones_like(hidden))
+    return patch_loss(predicted, patches_of(normal, encoder.stride), hidden * weight[:, None])
+
+
+def recording_patch_loss(encoder: RecordingEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float) -> Loss:
+    """Of the recordings of a batch: spans of 160 ms, all bands."""
+    assert batch.recordings is not None
+    rows = batch.recordings.rows_n
+    mel, heard_nf = encoder.features(batch.recordings.wave_nt, batch.recordings.length_n)
+    heard = heard_nf[:, ::STRIDE]
+    hidden = hidden_spans(batch.seeds_b[rows], heard, share)
+    tokens, _ = encoder.encode(mel.masked_fill(hidden.repeat_interleave(STRIDE, dim=1)[:, None], 0.0), heard_nf)
+    predicted = head(tokens, hidden, words_btd[rows], batch.token_mask_bt[rows], heard)
+    n, bands, frames = mel.shape
+    target = mel.view(n, bands, frames // STRIDE, STRIDE).permute(0, 2, 1, 3).flatten(2)
+    return patch_loss(predicted, target, hidden * batch.weight_b[rows][:, None])
+
+
+def hidden_patches(seeds_n: torch.Tensor, count: int, share: float) -> torch.Tensor:
+    """bool, n x count: a share of the patches, at least one, by each sample's seed."""
+    draws = uniform(seeds_n, Stream.HIDE_PATCHES, count)
+    return pick(torch.ones_like(draws, dtype=torch.bool), draws, share)
+
+
+def hidden_spans(seeds_n: torch.Tensor, heard_nm: torch.Tensor, share: float) -> torch.Tensor:
+    """bool, n x m: a share of the spans that have sound, at least one; only tokens with sound."""
+    tokens = heard_nm.shape[1]
+    spans = heard_nm[:, ::SPAN]
+    picked = pick(spans, uniform(seeds_n, Stream.HIDE_PATCHES, spans.shape[1]), share)
+    return picked.repeat_interleave(SPAN, dim=1)[:, :tokens] & heard_nm
+
+
+@contextmanager
+def statistics_kept(encoder: PictureEncoder) -> Iterator[None]:
+    """BatchNorm of the encoder uses its running statistics, and leaves them, inside the block."""
+    training = encoder.training
+    freeze_statistics(encoder)
+    try:
+        yield
+    finally:
+        encoder.train(training)
