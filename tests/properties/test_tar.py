@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.samples.group import EndOfShard, Sample, read_samples
+from pipeline.samples.header import claimed_size, padded
 from pipeline.samples.tar import Damage, Member, Span, scan
 from pipeline.samples.window import Window
 from pipeline.storage import BytesReader
@@ -243,11 +244,12 @@ def swallowed(original: bytes, members: list[Member], data: bytes, origin: np.nd
     return ranges
 
 
-def may_leak(leak: Sample, members: list[Member], data: bytes, origin: np.ndarray[Any, Any]) -> bool:
+def may_leak(leak: Sample, spans: Sequence[Span], members: list[Member], data: bytes, origin: np.ndarray[Any, Any]) -> bool:
     """True where a tar that is a payload cannot be told from a part of the archive itself.
 
     Its own member must be damaged, and (1) no later header of the archive stands, so that nothing shows whose end mark follows; or
-    (2) a whole end mark of zeros stands before it, as between joined archives.
+    (2) a whole end mark of zeros stands before it, as between joined archives; or (3) bytes are lost from within a header on, so that
+    what reads as a damaged header claims a payload that ends right where an inner header stands.
     """
     known = origin[leak.offset : leak.offset + leak.size]
     known = known[known >= 0]
@@ -257,7 +259,17 @@ def may_leak(leak: Sample, members: list[Member], data: bytes, origin: np.ndarra
     later = [
         member for member in members if member.start >= outer.end and place_of(member.start, member.data - member.start, origin) is not None
     ]
-    return not later or not data[max(0, leak.offset - 1024) : leak.offset].strip(b"\0")
+    return not later or not data[max(0, leak.offset - 1024) : leak.offset].strip(b"\0") or misled(leak, spans, data)
+
+
+def misled(leak: Sample, spans: Sequence[Span], data: bytes) -> bool:
+    """True where a damaged header before a leak claims a payload that ends right there, or where the leaked member ends."""
+    damage = next((span for span in spans if isinstance(span, Damage) and span.end == leak.offset), None)
+    if damage is None:
+        return False
+    blocks = range(damage.start, damage.end - 511, 512)
+    ends = (leak.offset, leak.offset + leak.size)
+    return any(at + 512 + padded(claimed_size(data[at : at + 512]) or 0) in ends for at in blocks)
 
 
 def believable(sample: Sample, place: int, members: list[Member], data: bytes, origin: np.ndarray[Any, Any]) -> bool:
@@ -304,7 +316,7 @@ def check_damaged(archive: Archive, wounds: list[Injury]) -> None:
     leaked_up_to = -1
     for sample in found:
         if sample.key.startswith(INNER) and not any(is_header(data, end) for _, end in hidden):
-            assert sample.offset == leaked_up_to or may_leak(sample, members, data, origin), f"{sample.key} out of a payload"
+            assert sample.offset == leaked_up_to or may_leak(sample, spans, members, data, origin), f"{sample.key} out of a payload"
             leaked_up_to = sample.offset + sample.size
     second_headers = {member.data - 512 for member in members if member.data - 512 > member.start}
     for sample in found:
