@@ -26,7 +26,7 @@ class Stream(IntEnum):
     FEATURES = 7
 
 
-def uniform(seeds_b: torch.Tensor, stream: Stream, count: int) -> torch.Tensor:
+def uniform(seeds_b: torch.Tensor, stream: IntEnum, count: int) -> torch.Tensor:
     """int64 seeds, b -> float32, b x count, each 0 <= u < 1 in steps of 2**-24; on the seeds' device."""
     start = _mix(_mix(seeds_b) + int(stream))
     counter = torch.arange(1, count + 1, device=seeds_b.device, dtype=torch.int64)
