@@ -108,7 +108,7 @@ def engine_rows(job: Job, rows: Any) -> Any:
         fn_constructor_args=(stage,),
         batch_size=job.info.rows_per_call,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=workers, max_concurrent_calls_per_actor=3, enable_true_multi_threading=True),
+        compute=ActorPoolStrategy(size=workers, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True),
         num_cpus=1,
         num_gpus=1 if devices else 0,
     )

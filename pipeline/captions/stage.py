@@ -1,15 +1,17 @@
 """The engine as a Ray stage: rows of `schema.SAMPLES` in, rows of `schema.PARTS` out, none dropped.
 
-One actor, one engine. Two calls run at a time on threads of the actor: while one has the device, the other collates,
-so that host work hides behind device work, across blocks as well. An engine's exception is retried by halves down to
-one sample, so that it costs that sample alone.
+One actor, one engine. While a micro-batch is on the device, the next one of its block is collated on a thread, and the
+first of the next block by a second call that runs beside: host work hides behind device work, across blocks as well.
+An engine's exception is retried by halves down to one sample, so that it costs that sample alone.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,8 @@ from pipeline.samples.medium import Medium
 
 HOPELESS = 4
 """A block of at least this many samples, each of which fails alone, stops the run: the engine is at fault."""
+COLLATORS = 2
+"""Threads that collate ahead: one a call that runs beside another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,11 @@ class StageConfig:
     """Seconds of one engine call after which the process is taken for hung and ended."""
 
 
+class _Collated(NamedTuple):
+    batch: Any
+    seconds: float
+
+
 @dataclass(slots=True)
 class _Result:
     captions: list[Caption]
@@ -55,6 +64,8 @@ class CaptionStage:
         self._config = config
         self._engine = create(config.engine)
         self._device = threading.Lock()
+        self._ahead = ThreadPoolExecutor(COLLATORS, "collate")
+        self._collating = threading.Semaphore(COLLATORS)
         self._attempts = Attempts(storage.Folder(config.output), config.run_id, "engine")
         self._progress = _Progress(config.stall_s)
 
@@ -79,17 +90,28 @@ class CaptionStage:
     def _batched(self, media: dict[int, Medium]) -> dict[int, _Result]:
         """Micro-batches of similar length: padding is the work of an encoder that nobody asked for."""
         order = sorted(media, key=lambda at: (-_length(media[at]), at))
-        results: dict[int, _Result] = {}
         size = self._config.micro_batch
-        for start in range(0, len(order), size):
-            group = order[start : start + size]
-            results.update(zip(group, self._attempt([media[at] for at in group]), strict=True))
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        batches = [[media[at] for at in group] for group in groups]
+        results: dict[int, _Result] = {}
+        ahead = self._ahead.submit(self._collate, batches[0])
+        for number, (group, batch) in enumerate(zip(groups, batches, strict=True)):
+            collated = ahead
+            if number + 1 < len(batches):
+                ahead = self._ahead.submit(self._collate, batches[number + 1])
+            results.update(zip(group, self._attempt(batch, collated), strict=True))
         return results
 
-    def _attempt(self, media: Sequence[Medium]) -> list[_Result]:
+    def _collate(self, media: Sequence[Medium]) -> _Collated:
+        with self._collating:
+            started = time.perf_counter()
+            batch = self._engine.collate(media)
+            return _Collated(batch, time.perf_counter() - started)
+
+    def _attempt(self, media: Sequence[Medium], ahead: "Future[_Collated] | None" = None) -> list[_Result]:
         """One result a medium; halves on any exception of the engine."""
         try:
-            return self._run(media)
+            return self._run(media, self._collate(media) if ahead is None else ahead.result())
         except (KeyboardInterrupt, SystemExit, ImportError, StoppedError):
             raise
         except Exception as exc:
@@ -99,24 +121,23 @@ class CaptionStage:
         middle = len(media) // 2
         return self._attempt(media[:middle]) + self._attempt(media[middle:])
 
-    def _run(self, media: Sequence[Medium]) -> list[_Result]:
-        started = time.perf_counter()
-        batch = self._engine.collate(media)
-        collated = time.perf_counter()
+    def _run(self, media: Sequence[Medium], collated: _Collated) -> list[_Result]:
         with self._device:
             entered = time.perf_counter()
             with self._progress.watched():
-                captions = self._engine.run(batch)
+                captions = self._engine.run(collated.batch)
             left = time.perf_counter()
         if len(captions) != len(media):
             raise RuntimeError(f"the engine gave {len(captions)} captions for {len(media)} media")
         share = len(media)
-        return [_Result([caption], None, (collated - started) / share, (left - entered) / share) for caption in captions]
+        return [_Result([caption], None, collated.seconds / share, (left - entered) / share) for caption in captions]
 
     def _guarded(self, media: dict[int, Medium]) -> dict[int, _Result]:
-        """Sample by sample in a child process. The engine here is unloaded meanwhile: both may not fit."""
+        """Sample by sample in a child process. The engine here is unloaded meanwhile, with nobody inside: both may not fit."""
         results: dict[int, _Result] = {}
-        with self._device:
+        with self._device, contextlib.ExitStack() as alone:
+            for _ in range(COLLATORS):
+                alone.enter_context(self._collating)
             self._engine.close()
             guard = Guard("pipeline.captions.stage:runner_for_child", (self._config.engine,), self._config.limits)
             try:
