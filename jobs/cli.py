@@ -10,6 +10,7 @@ from rich.console import Console
 
 from jobs.caption import CaptionConfig
 from jobs.check import CheckConfig
+from jobs.dedup import DedupConfig
 from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.replay import ReplayConfig
@@ -44,6 +45,18 @@ def caption(config: CaptionConfig) -> int:
 def check(config: CheckConfig) -> int:
     """Read every byte of SHARDS; show samples, fields and damage. Exit code 1 on any damage."""
     from jobs.check import run
+
+    return run(config)
+
+
+@app.command
+def dedup(config: DedupConfig) -> int:
+    """Find duplicates over all of SHARDS: same bytes, pictures that look the same, texts that read the same.
+
+    Of samples that are alike the first in the order of archives is kept. Give OUTPUT to `nightcap prepare --drop`. Archives that
+    are added later change no decision, as long as their names sort behind; run it again with all of them.
+    """
+    from jobs.dedup import run
 
     return run(config)
 

@@ -30,6 +30,7 @@ TRUNCATED = "truncated"  # a caption that ends at the token limit
 ERROR = "error"  # the engine returned a caption and an error with it
 REJECTED = "rejected"
 SKIPPED = "skipped"  # the engine does not take this modality
+FILTERED = "filtered"  # removed because a filter, or `--drop`, was asked for: no fault, and no part of the reject budget
 
 SEGMENT = pa.struct(
     [

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from pipeline.errors import Reason, RequestError
 from pipeline.samples.facts import Facts
-from pipeline.samples.measures import clipping, contrast, repetition, silence
+from pipeline.samples.qualities import clipping, contrast, repetition, silence
 
 Profile = Literal["none", "light", "strict"]
 
