@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline import schema
-from pipeline.commit import tables
+from pipeline.commit import redo, tables
 from pipeline.commit.merge import Fetch, Row, captions_table, end_of, is_transient, quarantine_table, samples_of, winners
 from pipeline.commit.parts import CAPTIONS, FOLDER, Part, Unit, covers, folder_of, part_path, parts_in, quarantine_path, stem_of, table_path
 from pipeline.storage import TEMPORARY, Blob, Store
@@ -63,9 +63,9 @@ class Commit:
         transient = any(is_transient(row) for rows in units.values() for row in rows)
         stem = stem_of(shard)
         if end is not None and first == (0, 0) and not transient:
-            committed = not self._is_done(stem)  # a zombie does not write over what stands, which a replay may have revised
+            committed = not self._is_done(stem, fingerprint)  # a zombie does not write over what stands, which a replay may have revised
             if committed:
-                self._publish(shard, stem, units)
+                self._publish(shard, stem, fingerprint, units)
         else:
             whole = units[last][0]["last"]
             path = part_path(stem, fingerprint, Unit(*first), Unit(*last), whole=whole, transient=transient, end=end is not None)
@@ -85,7 +85,7 @@ class Commit:
         stem = stem_of(shard)
         folder = folder_of(stem, fingerprint)
         for _ in range(ATTEMPTS):
-            if self._is_done(stem):
+            if self._is_done(stem, fingerprint):
                 self._clean(folder)
                 return False
             parts = parts_in(self.store.list(folder))
@@ -97,7 +97,7 @@ class Commit:
                 continue
             if any(is_transient(row) for rows in units.values() for row in rows):
                 return False
-            self._publish(shard, stem, units)
+            self._publish(shard, stem, fingerprint, units)
             self._clean(folder)
             return True
         return False
@@ -118,11 +118,12 @@ class Commit:
             stem, _, fingerprint = folder[len(FOLDER) + 1 :].rpartition("/")
             if not stem:  # not of our making
                 continue
-            if self._is_done(stem):
+            if self._is_done(stem, fingerprint):
                 self._clean(folder)
             elif covers(parts) and (shard := self._shard_in(parts)) is not None and self.merge(shard, fingerprint):
                 merged.append(shard)
-        self.store.prune(FOLDER)
+        for folder in (FOLDER, redo.FOLDER):
+            self.store.prune(folder)
         return merged
 
     def _without_temporary(self, blobs: list[Blob]) -> list[Blob]:
@@ -140,10 +141,10 @@ class Commit:
                 return str(tables.decode(self.store.get(part.path)).column("shard")[0].as_py())
         return None
 
-    def _is_done(self, stem: str) -> bool:
-        return self.store.exists(table_path(CAPTIONS, stem))
+    def _is_done(self, stem: str, fingerprint: str) -> bool:
+        return redo.is_done(self.store, CAPTIONS, stem, fingerprint)
 
-    def _publish(self, shard: str, stem: str, units: dict[tuple[int, int], list[Row]]) -> None:
+    def _publish(self, shard: str, stem: str, fingerprint: str, units: dict[tuple[int, int], list[Row]]) -> None:
         end = end_of(units)
         assert end is not None
         samples = samples_of(units)
@@ -153,6 +154,7 @@ class Commit:
         else:
             self.store.delete(quarantine_path(stem))
         self.store.put(table_path(CAPTIONS, stem), tables.encode(captions_table(samples), self.metadata))
+        redo.fulfilled(self.store, stem, fingerprint)
 
     def _clean(self, folder: str) -> None:
         for blob in self.store.list(folder):

@@ -14,6 +14,7 @@ from pathlib import Path
 import braceexpand
 
 from pipeline import storage
+from pipeline.commit import redo
 from pipeline.commit.parts import CAPTIONS, EXTENSIONS, FOLDER, Part, parse, stem_of, table_path
 from pipeline.errors import RequestError
 from pipeline.storage import Blob, Store
@@ -201,17 +202,22 @@ def inputs(blobs: Iterable[Blob], root: str, tables: str = CAPTIONS) -> list[Sha
 def make_plan(shards: Sequence[ShardInput], store: Store, *, changed: bool = False, tables: str = CAPTIONS) -> Plan:
     """Compares archives with what stands in the output folder.
 
-    With `changed`, the tables of archives that are newer than they are deleted here, so that the
-    archive is open from then on whatever happens. Parts of a former version of an open archive are deleted as well: a
-    complete set of them would be merged by the next sweep, as the results of bytes that are gone.
+    With `changed`, tables that are older than their archives are marked to be replaced (`redo.py`): the archive is open
+    from then on, whatever happens, and the old table stays until the new one stands. Parts of a former version of an open
+    archive are deleted: a complete set of them would be merged by the next sweep, as the results of bytes that are gone.
     """
     finals = {blob.path: blob.mtime_s for blob in store.list(tables)}
-    newer = [shard for shard in shards if shard.mtime_s > finals.get(table_path(tables, shard.stem), float("inf"))]
-    if changed:
-        for shard in newer:
-            store.delete(table_path(tables, shard.stem))
-            del finals[table_path(tables, shard.stem)]
-    left = [shard for shard in shards if table_path(tables, shard.stem) not in finals]
+    asked = redo.asked(store, finals, tables)
+    left, newer = [], []
+    for shard in shards:
+        written_s = finals.get(table_path(tables, shard.stem))
+        if written_s is None or (shard.stem, shard.fingerprint) in asked:
+            left.append(shard)
+        elif shard.mtime_s > written_s:
+            newer.append(shard)
+            if changed:
+                redo.ask(store, shard.stem, shard.fingerprint)
+                left.append(shard)
     parts: dict[str, list[Part]] = {}
     present = {shard.stem: shard.fingerprint for shard in left}
     for blob in store.list(FOLDER) if left else []:

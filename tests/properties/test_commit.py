@@ -2,7 +2,8 @@
 
 - whatever writers, mergers, zombies, sweeps and crashes do, in whatever order, a clean run afterwards ends with the
   tables of an undisturbed run: nothing lost, nothing twice, no parts left;
-- at no point is a caption table visible without its quarantine table.
+- at no point is a caption table visible without its quarantine table;
+- an archive that changed is done anew when asked for, whatever writers of the old version still do; meanwhile the old table stays.
 """
 
 import json
@@ -52,6 +53,7 @@ class Memory:
 
     def delete(self, path: str) -> None:
         self.before()
+        assert not path.startswith("captions/"), "captions are replaced, never deleted"
         self.files.pop(path, None)
 
     def prune(self, folder: str) -> None:
@@ -141,6 +143,11 @@ def end_row(n: int) -> dict[str, Any]:
     }
 
 
+def of_version(rows: list[dict[str, Any]], fingerprint: str) -> list[dict[str, Any]]:
+    """The same rows, of another version of the archive, which shows in their captions."""
+    return [{**one, "fingerprint": fingerprint, "caption": one["caption"] and f"{fingerprint} {one['caption']}"} for one in rows]
+
+
 def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.PARTS)
 
@@ -190,7 +197,7 @@ def with_transient(rows: list[dict[str, Any]], at: set[int]) -> list[dict[str, A
 
 
 def finals(store: Memory) -> dict[str, pa.Table]:
-    return {path: tables.decode(data) for path, data in store.files.items() if not path.startswith("_parts/")}
+    return {path: tables.decode(data) for path, data in store.files.items() if not path.startswith("_")}
 
 
 def undisturbed(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
@@ -199,11 +206,15 @@ def undisturbed(rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
     return finals(store)
 
 
-def finish(store: Memory, rows: list[dict[str, Any]]) -> None:
+def archive(fingerprint: str, mtime_s: float = 0.0) -> ShardInput:
+    return ShardInput(SHARD, SHARD, "a/b-000", fingerprint, 0, mtime_s)
+
+
+def finish(store: Memory, rows: list[dict[str, Any]], fingerprint: str = FINGERPRINT) -> None:
     """What the same command does when it is run again: sweep, plan, read what is left, commit it, sweep."""
     commit = commit_over(store)
     commit.sweep()
-    for opened in make_plan([ShardInput(SHARD, SHARD, "a/b-000", FINGERPRINT, 0, 0.0)], store).open:
+    for opened in make_plan([archive(fingerprint)], store).open:
         ranges = opened.todo
         wanted = [
             one for one in rows if ranges is None or one["kind"] == schema.KIND_END or any(lo <= one["index"] <= hi for lo, hi in ranges)
@@ -244,7 +255,40 @@ def test_any_interleaving_of_writers_mergers_zombies_and_crashes_ends_like_an_un
     assert [process.error for process in processes if process.error] == []
     commit_over(store).sweep()
     assert finals(store) == expected
-    assert [path for path in store.files if path.startswith("_parts/")] == []
+    assert [path for path in store.files if path.startswith("_")] == []
+
+
+def drawn_works(data: st.DataObject, store: Memory, rows: list[dict[str, Any]]) -> list[Any]:
+    """Writers of the rows in a few batches."""
+    batches = batches_of(rows, data.draw(st.lists(st.integers(0, 20), max_size=3)))
+    return [lambda batch=batch: commit_over(store).write(table(batch)) for batch in batches]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_changed_archive_is_done_anew_and_its_old_table_stays_until_then(data: st.DataObject) -> None:
+    old, new = of_version(data.draw(shards()), "0ld"), of_version(data.draw(shards()), "4ew")
+    store = Memory()
+    commit_over(store).write(table(old))
+    before, expected = finals(store), undisturbed(new)
+    assert make_plan([archive("4ew", 1.0)], store).newer == [SHARD]
+    store.before = _before
+    planner = Process(store, lambda: make_plan([archive("4ew", 1.0)], store, changed=True), data.draw(st.none() | st.integers(0, 3)))
+    while not planner.done:
+        planner.step()
+    works = drawn_works(data, store, new) + drawn_works(data, store, old) + [lambda: commit_over(store).sweep()]
+    processes = [
+        Process(store, works[at], data.draw(st.none() | st.integers(0, 12))) for at in data.draw(st.permutations(range(len(works))))
+    ]
+    while alive := [process for process in processes if not process.done]:
+        alive[data.draw(st.integers(0, len(alive) - 1))].step()
+        captions = tables.decode(store.files["captions/a/b-000.parquet"])
+        assert captions in (before["captions/a/b-000.parquet"], expected["captions/a/b-000.parquet"])
+    make_plan([archive("4ew", 1.0)], store, changed=True)
+    finish(store, new, "4ew")
+    assert [process.error for process in processes if process.error] == []
+    assert finals(store) == expected
+    assert [path for path in store.files if path.startswith("_")] == []
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
