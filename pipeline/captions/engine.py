@@ -24,6 +24,7 @@ ENGINES = {
     "facts": "pipeline.captions.facts:Facts",
     "faster-whisper": "pipeline.captions.whisper:FasterWhisper",
     "transformers": "pipeline.captions.transformers:Transformers",
+    "checkpoint": "pipeline.captions.checkpoint:Checkpoint",
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 MODALITIES = ("image", "audio", "video")
@@ -35,7 +36,7 @@ class EngineConfig:
     """Options of the engine. Device, dtype, batch size and threads change speed, the others change captions."""
 
     engine: str
-    """facts (no model, measures the medium), faster-whisper, transformers, or your own class as module:Class."""
+    """facts (no model, measures the medium), faster-whisper, transformers, checkpoint (of `nightcap train`), or your own class as module:Class."""
     model: str = ""
     """Folder of the model, or its hub name."""
     language: str = ""

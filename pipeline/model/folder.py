@@ -8,6 +8,7 @@ Nothing else is read to load it: neither the backbone's file nor the BERT folder
 """
 
 import json
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,11 +73,15 @@ def config_json(model: MultimodalLM) -> str:
 
 
 def describe(folder: str | Path) -> Described:
-    """Reads config.json. RequestError where the folder is no checkpoint, an unfinished one, or one of another format."""
+    """Reads config.json. RequestError where the folder is no checkpoint, a cut one, or one of another format.
+
+    Weights may be missing, as they are where only a hub's small files were fetched.
+    """
     path = Path(folder)
-    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (path / name).is_file()]
+    missing = [name for name in (CONFIG, TOKENIZER) if not (path / name).is_file()]
     if missing:
         raise RequestError(f"{folder} is no checkpoint: it has no {missing[0]}")
+    _check_whole(path / WEIGHTS)
     try:
         known = json.loads((path / CONFIG).read_text())
         kind, version = known.get("model_type"), known.get("format")
@@ -90,6 +95,22 @@ def describe(folder: str | Path) -> Described:
         raise RequestError(f"{path / CONFIG} cannot be read ({type(exc).__name__}: {exc}); take another checkpoint") from exc
 
 
+def _check_whole(path: Path) -> None:
+    """RequestError where the weights, if they are there, do not have the length that their own header says."""
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        header = file.read(length) if 0 < length <= size - 8 else b""
+    try:
+        ends = [int(tensor["data_offsets"][1]) for name, tensor in json.loads(header).items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise RequestError(f"{path} is damaged or cut: its header cannot be read; take another checkpoint") from exc
+    if size != 8 + length + max(ends, default=0):
+        raise RequestError(f"{path} is damaged or cut: {size:,} of {8 + length + max(ends, default=0):,} bytes; take another checkpoint")
+
+
 def load(folder: str | Path) -> Loaded:
     """The model in evaluation mode, on the CPU, with its tokenizer. RequestError for a damaged or truncated file."""
     from safetensors.torch import load_file
@@ -101,9 +122,11 @@ def load(folder: str | Path) -> Loaded:
             f"{folder}: tokenizer of {tokenizer.vocab_size} tokens, model of {shapes.text['vocab_size']}; the files do not belong together"
         )
     path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise RequestError(f"{folder} is no checkpoint: it has no {WEIGHTS}")
     try:
         state = load_file(path)
-    except Exception as exc:  # safetensors raises its own class for truncated files, the system's for others
+    except Exception as exc:  # safetensors raises a class of its own
         raise RequestError(f"{path} is damaged or cut ({str(exc).splitlines()[0][:160]}); take another checkpoint") from exc
     model = MultimodalLM(config, shapes)
     restore(model, state, str(path))

