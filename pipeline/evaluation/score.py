@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.errors import RequestError
@@ -219,41 +220,50 @@ def _known(values: dict[str, list[float]], at: int) -> dict[str, float | None]:
     return {name: None if np.isnan(series[at]) else series[at] for name, series in values.items()}
 
 
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.to_numpy(), np.float64)
+
+
+_Entry = tuple[float, int, dict[str, Any]]
+"""Worth, minus the row's number (so that of equals the first stays), and the row."""
+
+
 class _Extremes:
     """The rows at both ends, by a score of the first system and by its distance from the other. Ties go by place."""
 
     def __init__(self, by: str, count: int) -> None:
         self._by, self._count = by, count
         self._sign = -1.0 if by in BETTER_LOW else 1.0
-        self._best: list[tuple[float, int, dict[str, Any]]] = []
-        self._worst: list[tuple[float, int, dict[str, Any]]] = []
-        self._improved: list[tuple[float, int, dict[str, Any]]] = []
-        self._declined: list[tuple[float, int, dict[str, Any]]] = []
+        self._best: list[_Entry] = []
+        self._worst: list[_Entry] = []
+        self._improved: list[_Entry] = []
+        self._declined: list[_Entry] = []
         self._seen = 0
 
     def add(self, table: pa.Table) -> None:
         """Takes rows of schema.SCORES."""
-        for row in table.to_pylist():
-            self._seen += 1
-            value = row[self._by]
-            if value is None:
-                continue
-            self._push(self._best, self._sign * value, row)
-            self._push(self._worst, -self._sign * value, row)
-            other = row["against"][self._by] if row["against"] else None
-            if other is not None and other != value:
-                change = self._sign * (value - other)
-                self._push(self._improved if change > 0 else self._declined, abs(change), row)
+        values = _floats(table.column(self._by))
+        self._push(self._best, self._sign * values, table)
+        self._push(self._worst, -self._sign * values, table)
+        if table.column("against").null_count < table.num_rows:
+            other = _floats(pc.struct_field(table.column("against"), self._by))
+            change = self._sign * (values - other)
+            self._push(self._improved, np.where(change > 0, change, np.nan), table)
+            self._push(self._declined, np.where(change < 0, -change, np.nan), table)
+        self._seen += table.num_rows
 
-    def _push(self, heap: list[tuple[float, int, dict[str, Any]]], worth: float, row: dict[str, Any]) -> None:
-        entry = (worth, -self._seen, row)
-        if len(heap) < self._count:
-            heapq.heappush(heap, entry)
-        elif heap and entry[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, entry)
+    def _push(self, heap: list[_Entry], worths: np.ndarray, table: pa.Table) -> None:
+        """Keeps those that are worth most; NaN is worth nothing. Only rows that are kept become Python objects."""
+        known = np.flatnonzero(np.isfinite(worths))
+        for at in known[np.argsort(-worths[known], kind="stable")][: self._count].tolist():
+            entry = (float(worths[at]), -(self._seen + at))
+            if len(heap) < self._count:
+                heapq.heappush(heap, (*entry, table.slice(at, 1).to_pylist()[0]))
+            elif heap and entry > heap[0][:2]:
+                heapq.heapreplace(heap, (*entry, table.slice(at, 1).to_pylist()[0]))
 
     def into(self, found: Scored) -> None:
         """Hands the rows over, the most extreme first."""
         for name in ("best", "worst", "improved", "declined"):
-            heap: list[tuple[float, int, dict[str, Any]]] = getattr(self, f"_{name}")
+            heap: list[_Entry] = getattr(self, f"_{name}")
             setattr(found, name, [row for _, _, row in sorted(heap, key=lambda entry: entry[:2], reverse=True)])

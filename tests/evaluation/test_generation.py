@@ -2,6 +2,7 @@
 
 - BLEU-1 to 4 and chrF are sacrebleu's, with one and with several references;
 - WER and CER are jiwer's on the normalised texts;
+- normalisers are the documented ones;
 - sums may be added in any pieces;
 - an empty caption is scored, a reference that is empty after normalising counts no words, nothing gives NaN silently.
 """
@@ -11,8 +12,11 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jiwer import cer, wer
 from sacrebleu.metrics import BLEU, CHRF
+from whisper_normalizer.english import EnglishTextNormalizer
 
 from pipeline.evaluation.generation import AT, COLUMNS, Pairs, scores, statistics
 from pipeline.evaluation.ngrams import Frequencies
@@ -113,3 +117,30 @@ def test_a_reference_without_words_counts_none() -> None:
 
 def test_no_samples_have_no_score() -> None:
     assert all(math.isnan(value) for value in scores(np.zeros(len(COLUMNS))).values())
+
+
+PLAIN = [
+    "a",
+    "cat",
+    "and",
+    "point",
+    "half",
+    "and a half",
+    "twenty-five",
+    "colour",
+    "mr",
+    "st.",
+    "um",
+    "dollars",
+    "double",
+    "o",
+    "gotta",
+    "s",
+    "let",
+]
+
+
+@given(st.lists(st.sampled_from([*PLAIN, "dog,", "Red", "- ", "..", ". ", "!", '"x"', "it's", "5", "cause", "per", "won't"]), max_size=8))
+def test_the_short_cut_of_the_english_normaliser_changes_nothing(words: list[str]) -> None:
+    text = " ".join(words)
+    assert normalised(text, "en", "english") == " ".join(EnglishTextNormalizer()(text).split())
