@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RAY_MAY_BE_NAMED = {"pipeline/samples/source.py"}
+RAY_MAY_BE_NAMED = {"pipeline/samples/source.py", "pipeline/training/source.py", "pipeline/training/worker.py"}
 
 
 def modules() -> list[Path]:
