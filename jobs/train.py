@@ -127,7 +127,7 @@ def plan(config: TrainConfig) -> Setup:
         "recipe_version": RECIPE_VERSION,
         "model": to_json(config.model),
         "tokenizer": tokenizer.identity(),
-        "image": described.get("image"),
+        **{name: described.get(name) for name in ("picture", "frames", "wave")},
         "objectives": sorted(config.mix.wanted()),
     }
     recipes.guard(store, recipe, FOLDER)

@@ -1,14 +1,14 @@
 """A small prepared folder: pictures of coloured shapes with their names, written as `nightcap prepare` writes them."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from pipeline import schema
 from pipeline.model.config import ModelConfig
@@ -18,7 +18,9 @@ from pipeline.samples.tokens import Tokenizer
 from pipeline.samples.vocabulary import train
 from pipeline.training.augment import AugmentConfig
 from pipeline.training.corpus import open_corpus
-from pipeline.training.feed import FeedSpec
+from pipeline.training.feed import FEED, FeedSpec, read_task
+from pipeline.training.loop import Training
+from pipeline.training.order import plan
 from pipeline.training.progress import Ranges
 from pipeline.training.schedule import ScheduleConfig
 from pipeline.training.setup import LoopConfig, Setup, tokenizer_of
@@ -29,7 +31,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), 
 SHAPES = ("square", "bar", "frame", "cross")
 STILL = AugmentConfig(crop=0, rotate_deg=0, brightness=0, contrast=0, saturation=0, gain_db=0)
 TINY = ModelConfig(
-    backbone="resnet18", backbone_stride=8, input_px=PX, text_model="tiny", max_tokens=8, dropout=0.0, media_dropout=0.0, norm="frozen"
+    backbone="resnet18", backbone_stride=8, input_px=PX, text_model="tiny", max_tokens=8, dropout=0.0, media_dropout=0.0, norm="group"
 )
 
 
@@ -106,10 +108,27 @@ def make_setup(prepared: Path, output: Path, *, held_out: dict[str, Ranges] | No
     return Setup(**(values | changes))
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    """Two shards of 16 samples."""
-    return write_prepared(tmp_path / "data")
+def bare_feed(training: Training, setup: Setup, *, rank: int = 0, size: int = 1) -> Callable[[], Iterator[pa.Table]]:
+    """What Ray's iterator gives a worker, without Ray: tables of one micro-batch, dealt out in turn, equal for all workers."""
+
+    def tables() -> Iterator[pa.Table]:
+        tasks = plan(setup.corpus, setup.universe, training.standing.progress, seed=setup.loop.seed, epochs=setup.epochs)
+        found = [table for task in tasks for table in read_task(task, setup.corpus.files, setup.spec)]
+        whole = pa.concat_tables(found) if found else FEED.empty_table()
+        each = whole.num_rows // size
+        for start in range(0, each, setup.loop.batch_size):
+            stop = min(start + setup.loop.batch_size, each)
+            yield whole.slice(start * size + rank * (stop - start), stop - start)
+
+    return tables
 
 
-SetupMaker = Callable[..., Setup]
+def mixed_setup(prepared: Path, output: Path, *, accumulate: int) -> Setup:
+    """Two objectives, no dropout, no BatchNorm statistics: what one and two workers must agree on."""
+    return make_setup(
+        prepared,
+        output,
+        model=dataclasses.replace(TINY, objectives=("causal", "masked_text"), norm="frozen"),
+        mix=ObjectiveMix(masked_text_weight=0.5, label_smoothing=0.1),
+        loop=LoopConfig(batch_size=3, accumulate=accumulate, precision="float32", validations=0),
+    )
