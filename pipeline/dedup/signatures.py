@@ -23,8 +23,8 @@ from pipeline import schema, storage
 from pipeline.errors import Reason, SampleError
 from pipeline.samples.chunks import ShardTask
 from pipeline.samples.image import decode_image
-from pipeline.samples.qualities import contrast
 from pipeline.samples.medium import Medium, Needs, Pixels, modality_of
+from pipeline.samples.qualities import contrast
 from pipeline.samples.source import ReadConfig, end_of, read_shard
 from pipeline.samples.text import TextConfig, normalise_text
 
