@@ -25,7 +25,7 @@ from pipeline.training.progress import Marker, Progress, count, rows_of
 from pipeline.training.schedule import Spent, learning_rate_share, share_done
 from pipeline.training.setup import Setup, Snapshot, Standing, make_optimiser, resume_optimiser, start_model
 from pipeline.training.step import Stepped, Stepper
-from pipeline.training.validate import Validation, Validator
+from pipeline.training.validate import Validator
 from pipeline.training.world import World
 
 LOG_EVERY_S = 5.0
@@ -80,7 +80,7 @@ class Training:
         self._log = MetricsLog(self._store, setup.run_id, tensorboard=setup.loop.tensorboard) if world.first else None
         self._rows = sum(count(ranges) for ranges in setup.universe.values())
         self._spent_before_s = self.standing.spent.seconds
-        self._tried = False
+        self._tried, self._validated_at = False, -1
         self._start_clock()
 
     @property
@@ -202,15 +202,13 @@ class Training:
         self._window = _Window(done=self.done)
         self._logged_s = now
 
-    def _validate(self) -> Validation | None:
+    def _validate(self) -> None:
         """Measures the model and keeps a checkpoint, exported if it is the best so far."""
         setup, standing = self._setup, self.standing
-        if not setup.held_out:
-            return None
         if self._validator is None:
             size = max(setup.loop.batch_size, 2)
             self._validator = Validator(setup.validation, setup.held_out, setup.spec, setup.tokenizer, self._world, size)
-        began = time.perf_counter()
+        began, self._validated_at = time.perf_counter(), standing.spent.steps
         found = self._validator.run(self.model, setup.mix)
         better = standing.best_score is None or found.score < standing.best_score
         standing.worse = 0 if better else standing.worse + 1
@@ -222,7 +220,6 @@ class Training:
             measured = {"loss": found.losses, "perplexity": found.perplexity, "best": better, "captions": list(found.captions)}
             self._log.write({**record, **measured, "seconds": time.perf_counter() - began})
         self._save(export=better, best=better)
-        return found
 
     def _collect(self) -> None:
         """Adds what all workers have stepped on to the progress; every worker calls it."""
@@ -286,10 +283,10 @@ class Training:
         """The last metrics, validation and checkpoint, and `OUT/model`."""
         if self._window.steps:
             self._write_metrics(learning_rate_share(self.done, self._setup.schedule))
-        if self._setup.loop.validations and self._setup.held_out:
-            self._validate()
-        else:
+        if not (self._setup.loop.validations and self._setup.held_out):
             self._save(export=True)
+        elif self._validated_at != self.standing.spent.steps:
+            self._validate()
         self._written()
         if self._log is not None:
             self._log.close()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from pipeline import schema
 from pipeline.model.config import ModelConfig
@@ -25,6 +26,7 @@ from pipeline.training.progress import Ranges
 from pipeline.training.schedule import ScheduleConfig
 from pipeline.training.setup import LoopConfig, Setup, tokenizer_of
 from pipeline.training.step import OptimiserConfig
+from pipeline.training.world import World
 
 PX = 32
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
@@ -132,3 +134,21 @@ def mixed_setup(prepared: Path, output: Path, *, accumulate: int) -> Setup:
         mix=ObjectiveMix(masked_text_weight=0.5, label_smoothing=0.1),
         loop=LoopConfig(batch_size=3, accumulate=accumulate, precision="float32", validations=0),
     )
+
+
+def loss_curve(folder: Path) -> list[float]:
+    """Causal loss a target at each step of three epochs on a fixed seed."""
+    torch.set_num_threads(1)
+    setup = make_setup(write_prepared(folder / "data"), folder / "out", schedule=ScheduleConfig(epochs=3))
+    curve: list[float] = []
+    training = Training(setup, World(0, 1, torch.device("cpu")), None)
+    original = training._stepper.step
+
+    def recorded(*arguments: Any) -> Any:
+        stepped = original(*arguments)
+        curve.append(stepped.totals["causal"] / stepped.counts["causal"])
+        return stepped
+
+    training._stepper.step = recorded  # type: ignore[method-assign]
+    training.run(bare_feed(training, setup))
+    return curve
