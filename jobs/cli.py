@@ -14,6 +14,7 @@ from jobs.dedup import DedupConfig
 from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.replay import ReplayConfig
+from jobs.train import TrainConfig
 from pipeline.errors import NightcapError, RequestError
 
 DONE, UNFINISHED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -57,6 +58,18 @@ def dedup(config: DedupConfig) -> int:
     are added later change no decision, as long as their names sort behind; run it again with all of them.
     """
     from jobs.dedup import run
+
+    return run(config)
+
+
+@app.command
+def train(config: TrainConfig) -> int:
+    """Train a multimodal language model on PREPARED, a folder that nightcap prepare wrote.
+
+    The same command run again continues inside the epoch, however the last one ended, also with another number of workers.
+    The model lies in OUTPUT/model: nightcap caption --engine checkpoint --model OUTPUT/model.
+    """
+    from jobs.train import run
 
     return run(config)
 
