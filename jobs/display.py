@@ -20,10 +20,11 @@ console = Console(highlight=False)
 class Meter:
     """Shows a tally while it grows."""
 
-    def __init__(self, total_shards: int, progress: Progress | None) -> None:
+    def __init__(self, total_shards: int, progress: Progress | None, what: str) -> None:
         self._progress = progress
         self._total = total_shards
-        self._task = progress.add_task("shards", total=total_shards, note="starting") if progress else None
+        self._what = what
+        self._task = progress.add_task(what, total=total_shards, note="starting") if progress else None
         self._last_s = time.monotonic()
 
     def show(self, tally: Tally) -> None:
@@ -35,25 +36,25 @@ class Meter:
             self._last_s = time.monotonic()
             left = (self._total - tally.shards) * tally.elapsed_s / tally.shards if tally.shards else None
             eta = f" · about {left:,.0f} s left" if left is not None else ""
-            console.print(f"{tally.shards:,}/{self._total:,} shards · {note}{eta}")
+            console.print(f"{tally.shards:,}/{self._total:,} {self._what} · {note}{eta}")
 
 
 @contextmanager
-def meter(total_shards: int) -> Iterator[Meter]:
-    """A meter for the body."""
+def meter(total_shards: int, what: str = "shards") -> Iterator[Meter]:
+    """A meter for the body; `what` is counted."""
     if not console.is_terminal:
-        yield Meter(total_shards, None)
+        yield Meter(total_shards, None, what)
         return
     columns = (
         SpinnerColumn(),
         BarColumn(24),
         MofNCompleteColumn(),
-        TextColumn("shards · {task.fields[note]}"),
+        TextColumn("{task.description} · {task.fields[note]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Meter(total_shards, progress)
+        yield Meter(total_shards, progress, what)
 
 
 def closing_table(tally: Tally, title: str, results: str) -> Table:

@@ -50,6 +50,8 @@ class Field:
     """Bytes."""
     data: bytes | None
     """None where it was not read: headers only, or the sample is above the limit."""
+    offset: int = -1
+    """Bytes: where the payload starts in the (unpacked) tar."""
 
 
 @dataclass(slots=True)
@@ -138,8 +140,16 @@ class _Account:
 class _Run:
     """The samples of one shard as they form, one open at a time."""
 
-    def __init__(self, window: Window, todo: Sequence[tuple[int, int]] | None, max_sample_bytes: int, load: bool) -> None:
+    def __init__(
+        self,
+        window: Window,
+        todo: Sequence[tuple[int, int]] | None,
+        max_sample_bytes: int,
+        load: bool,
+        only: frozenset[str] | None = None,
+    ) -> None:
         self._window = window
+        self._only = only
         self._todo = None if todo is None else sorted(todo)
         self._next_todo = 0
         self._max_bytes = max_sample_bytes
@@ -193,8 +203,8 @@ class _Run:
         if kind == "sparse":
             _reject(sample, Reason.UNSUPPORTED_MEMBER, f"{name} is stored as a sparse file")
             self._read = False
-        data = self._window.read(member.data, size) if self._read else None
-        self._fields.append(Field(word, size, data))
+        data = self._window.read(member.data, size) if self._read and (self._only is None or word in self._only) else None
+        self._fields.append(Field(word, size, data, member.data))
         return closed
 
     def _open(self, key: str, member: Member) -> Sample:
@@ -288,17 +298,20 @@ def read_samples(
     todo: Sequence[tuple[int, int]] | None = None,
     stop_after: int | None = None,
     load: bool = True,
+    only: frozenset[str] | None = None,
 ) -> Iterator[Sample | EndOfShard]:
     """The samples of a shard in order, then its account. OSError of the storage travels; no bytes raise anything.
 
     `packed`: gzip; None looks at the first bytes. `todo`: inclusive ranges of indices to give out, all where it is None;
     the others are counted, and jumped over where the tar is plain. `stop_after`: ends once so many samples have passed,
-    given out or not, without an account. `load=False`: every byte is read, no payload is kept.
+    given out or not, without an account. `load=False`: every byte is read, no payload is kept. `only`: fields whose payload
+    is wanted; the others' are jumped over where the tar is plain.
     """
     unpacked = Unpacked(reader, max_sample_bytes if load else 0) if (has_gzip_magic(reader) if packed is None else packed) else None
     window = Window(reader if unpacked is None else unpacked)
     window.reads_all = not load
-    run = _Run(window, todo, max_sample_bytes, load)
+    window.jumps = only is not None and unpacked is None
+    run = _Run(window, todo, max_sample_bytes, load, only)
     try:
         yield from _samples(window, run, stop_after)
         if run.count == stop_after:

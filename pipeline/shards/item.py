@@ -11,7 +11,7 @@ from pipeline.errors import Reason
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A byte range of a file."""
+    """A byte range of a file; from offset 0 it is the whole file, and another size than promised is damage."""
 
     url: str
     offset: int = 0
@@ -45,6 +45,11 @@ class Item:
     """Further facts that JSON can hold; they become the sample's json."""
     captions: tuple[str, ...] = ()
     """All texts that belong to it; the first becomes its txt, all stand in the json if there are several."""
+    source: str = ""
+    """The file that names it, as in `Bad`."""
+    row: int | None = None
+    id: str | None = None
+    """Where the source gives ids: a second sample with the same one is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +87,10 @@ class Options:
     url_column: str = ""
     bytes_column: str = ""
     text_column: str = ""
+    id_column: str = ""
     allow_outside: bool = False
     """Accept paths that lead out of the source folder."""
     media_root: str = ""
     """Folder that relative paths of a manifest start from; empty is the manifest's own."""
-    empty_text: str = "reject"
-    """reject, or keep."""
+    keep_empty_text: bool = False
+    """Samples whose text is there but empty become samples without text instead of rejects."""

@@ -4,8 +4,8 @@ In: keys, and members by their bytes or by where these stand. Out: a ustar archi
 keys of samples that could not be read; of those nothing stands in it. Media bytes are copied as they are. Headers are ustar;
 only a name or a size that ustar cannot hold gets a PAX header before it.
 
-Files are read straight into the buffer that is written, one open, read and close each, without a stat where the size is
-known. sendfile and copy_file_range were measured and are no faster here: the buffer stays in the processor's cache.
+Files are read straight into the buffer that is written. sendfile and copy_file_range were measured and are no faster here:
+the buffer stays in the processor's cache.
 """
 
 import errno
@@ -227,12 +227,12 @@ class TarWriter:
         except OSError as error:
             raise _fault(error, place) from error
         try:
-            size = place.size
-            if size <= 0:
-                found = os.fstat(fd)
-                if not stat.S_ISREG(found.st_mode):
-                    raise SampleError(Reason.MISSING_FILE, f"{place.url} is no file")
-                size = found.st_size if size < 0 else 0
+            found = os.fstat(fd)  # a microsecond, without which a file that grew would be cut in silence
+            if not stat.S_ISREG(found.st_mode):
+                raise SampleError(Reason.MISSING_FILE, f"{place.url} is no file")
+            size = found.st_size
+            if 0 <= place.size != size:
+                raise _short(place, size, place.size)
             self._append(header(name, size))
             left = size
             while left:
@@ -260,7 +260,7 @@ class TarWriter:
             raise _fault(error, place) from error
         available = max(0, reader.size - place.offset)
         size = available if place.size < 0 else place.size
-        if available < size:
+        if available < size or (place.offset == 0 and available > size):
             raise _short(place, available, size)
         self._append(header(name, size))
         piece_bytes = BUFFER_BYTES if storage.is_local(place.url) else REMOTE_BYTES
