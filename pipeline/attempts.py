@@ -31,13 +31,14 @@ class Unit(NamedTuple):
 class Attempts:
     """The markers of one stage of one run. One put and one delete a block."""
 
-    def __init__(self, store: Folder, run_id: str, stage: str) -> None:
+    def __init__(self, store: Folder | None, run_id: str, stage: str) -> None:
+        """Without a store nothing is marked, and nothing died."""
         self._store = store
         self._prefix = f"{FOLDER}/{run_id}/{stage}"
 
     def died(self, units: Sequence[Unit]) -> bool:
         """True if an earlier attempt of this run ended in the middle of exactly this block."""
-        return self._store.exists(self._path(units))
+        return self._store is not None and self._store.exists(self._path(units))
 
     @contextmanager
     def marked(self, units: Sequence[Unit], *, keep: bool = False) -> Iterator[None]:
@@ -45,6 +46,9 @@ class Attempts:
 
         With `keep` the marker stays until the run's end: an attempt that comes by again finds it.
         """
+        if self._store is None:
+            yield
+            return
         path = self._path(units)
         self._store.put(path, json.dumps([list(unit) for unit in units]).encode())
         try:

@@ -217,14 +217,15 @@ class Folder:
                     stream.write(data)
 
     @contextlib.contextmanager
-    def create(self, path: str) -> Iterator[Draft]:
+    def create(self, path: str, tag: str = "") -> Iterator[Draft]:
         """A file to write piece by piece: it appears whole when the block ends, or never if that raises; a full disk is a `StoppedError`.
 
-        For an object store it grows in a local temporary file: a stream there cannot be given up, closing it publishes a part.
+        `tag` stands in the temporary file's name, so that its owner can tell it. For an object store the file grows in a local
+        temporary one: a stream there cannot be given up, closing it publishes a part.
         """
         target = f"{self._root}/{path}"
         if self._filesystem is _LOCAL:
-            with _full_disk_stops(target), _local_draft(target) as draft:
+            with _full_disk_stops(target), _local_draft(target, tag) as draft:
                 yield draft
             return
         with _full_disk_stops(f"a copy of {target} in {tempfile.gettempdir()}"), tempfile.TemporaryFile(buffering=0) as file:
@@ -286,9 +287,9 @@ def _full_disk_stops(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _local_draft(target: str) -> Iterator[Draft]:
+def _local_draft(target: str, tag: str = "") -> Iterator[Draft]:
     folder, name = os.path.split(target)
-    temporary = f"{folder}/{TEMPORARY}{secrets.token_hex(6)}-{name[-200:]}"
+    temporary = f"{folder}/{TEMPORARY}{tag}{secrets.token_hex(6)}-{name[-180:]}"
     for attempt in (0, 1):
         os.makedirs(folder, exist_ok=True)
         try:

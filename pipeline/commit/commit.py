@@ -6,7 +6,6 @@ A crash at any point leaves what the next run repairs: `sweep` merges complete s
 """
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,12 +17,11 @@ from pipeline import schema
 from pipeline.commit import redo, tables
 from pipeline.commit.merge import Fetch, Row, captions_table, end_of, is_transient, quarantine_table, samples_of, winners
 from pipeline.commit.parts import CAPTIONS, FOLDER, Part, Unit, covers, folder_of, part_path, parts_in, quarantine_path, stem_of, table_path
-from pipeline.storage import TEMPORARY, Blob, Store
+from pipeline.commit.temporary import without_temporary
+from pipeline.storage import Store
 
 ATTEMPTS = 5
 """How often a merge lists again because parts vanished under it."""
-STALE_S = 86_400.0
-"""Seconds after which a temporary file belongs to no live run."""
 
 
 class Receipt(NamedTuple):
@@ -110,10 +108,10 @@ class Commit:
         """
         merged = []
         folders: dict[str, list[Part]] = {}
-        for part in parts_in(self._without_temporary(self.store.list(FOLDER))):
+        for part in parts_in(without_temporary(self.store, self.store.list(FOLDER))):
             folders.setdefault(part.path.rsplit("/", 1)[0], []).append(part)
         for folder in (CAPTIONS, "quarantine"):
-            self._without_temporary(self.store.list(folder))
+            without_temporary(self.store, self.store.list(folder))
         for folder, parts in folders.items():
             stem, _, fingerprint = folder[len(FOLDER) + 1 :].rpartition("/")
             if not stem:  # not of our making
@@ -125,15 +123,6 @@ class Commit:
         for folder in (FOLDER, redo.FOLDER):
             self.store.prune(folder)
         return merged
-
-    def _without_temporary(self, blobs: list[Blob]) -> list[Blob]:
-        """The other files of a listing; temporary ones that no live run can be writing are deleted."""
-        temporary = [blob for blob in blobs if blob.path.rsplit("/", 1)[-1].startswith(TEMPORARY)]
-        now = time.time()
-        for blob in temporary:
-            if now - blob.mtime_s > STALE_S:
-                self.store.delete(blob.path)
-        return [blob for blob in blobs if blob not in temporary] if temporary else blobs
 
     def _shard_in(self, parts: list[Part]) -> str | None:
         for part in parts:

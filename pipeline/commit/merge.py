@@ -101,8 +101,11 @@ def _join_captions(rows: list[Row], duration_s: float) -> Row:
 
 
 def quarantine_table(shard: str, samples: Sequence[list[Row]], end: dict[str, Any], fetch: Fetch) -> pa.Table:
-    """Rejected samples with their bytes, then damage, as schema.QUARANTINE."""
-    rejected = [sample[0] for sample in samples if sample[0]["status"] == schema.REJECTED]
+    """Rejected samples with their bytes, removed ones without, then damage, as schema.QUARANTINE.
+
+    What a filter removes may be half of the corpus: its bytes stay in the archive, where offset and size find them.
+    """
+    rejected = [sample[0] for sample in samples if sample[0]["status"] in (schema.REJECTED, schema.FILTERED)]
     rows = [
         {
             "key": row["key"],
@@ -143,7 +146,7 @@ def _members(shard: str, rows: list[Row], fetch: Fetch) -> list[list[dict[str, A
     total = 0
     for row in rows:
         offset, size = row["offset"], row["size"]
-        if offset is None or size is None or total + size > SHARD_BYTES:
+        if row["status"] != schema.REJECTED or offset is None or size is None or total + size > SHARD_BYTES:
             continue  # a smaller one further on may still fit
         total += size
         wanted.append((offset, size))

@@ -36,6 +36,8 @@ class ShardTask:
     """Samples after which reading stops without an end row (`--limit`)."""
     span: Span | None = None
     """Only this part of a plain tar; then `todo` and `stop_after` are None."""
+    siblings: tuple[Span, ...] = ()
+    """All parts of the shard, this one among them."""
 
 
 def stop_flag(run_id: str) -> str:

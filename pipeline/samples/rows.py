@@ -62,27 +62,38 @@ def _medium_columns(medium: Medium) -> dict[str, Any]:
 
 
 def reference_text(fields: Sequence[Field]) -> tuple[str | None, list[str]]:
-    """The text that came with a sample, and remarks on why there is none.
+    """The text that came with a sample, and remarks on why there is none; of several the first."""
+    texts, flags = reference_texts(fields)
+    return (texts[0] if texts else None), flags
 
-    `txt` first, else a string under one of `TEXT_KEYS` in `json`. Unreadable text rejects nothing: the caption does
-    not depend on it. Flags: `reference_not_utf8`, `json_unparsable`.
+
+def reference_texts(fields: Sequence[Field]) -> tuple[list[str], list[str]]:
+    """All texts that came with a sample, some maybe empty, and remarks on why there are none.
+
+    `txt` first, then the strings under `captions` in `json`; where there is neither, the string under one of `TEXT_KEYS`.
+    Unreadable text rejects nothing: what becomes of the medium does not depend on it. Flags: `reference_not_utf8`,
+    `json_unparsable`.
     """
     by_name = {field.name: field.data for field in fields if field.data is not None}
+    found: list[str] = []
+    flags: list[str] = []
     data = by_name.get("txt")
     if data is not None:
         try:
-            return data.decode("utf-8-sig").strip(), []
+            found.append(data.decode("utf-8-sig").strip())
         except UnicodeDecodeError:
-            return None, ["reference_not_utf8"]
+            return [], ["reference_not_utf8"]
     data = by_name.get("json")
     if data is None:
-        return None, []
+        return found, flags
     try:
         parsed = json.loads(data)
     except (ValueError, RecursionError):
-        return None, ["json_unparsable"]
+        return found, [] if found else ["json_unparsable"]
     if isinstance(parsed, dict):
-        for key in TEXT_KEYS:
-            if isinstance(parsed.get(key), str):
-                return parsed[key].strip(), []
-    return None, []
+        several = parsed.get("captions")
+        if isinstance(several, list):
+            found += [text.strip() for text in several if isinstance(text, str)]
+        if not found:
+            found += [parsed[key].strip() for key in TEXT_KEYS if isinstance(parsed.get(key), str)][:1]
+    return found, flags

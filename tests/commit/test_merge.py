@@ -19,9 +19,10 @@ import pytest
 
 from pipeline import schema
 from pipeline.commit import merge, tables
-from pipeline.commit.commit import STALE_S, Commit
+from pipeline.commit.commit import Commit
 from pipeline.commit.parts import Unit, part_path
 from pipeline.commit.plan import ShardInput, make_plan
+from pipeline.commit.temporary import STALE_S
 from pipeline.storage import TEMPORARY, Folder
 
 SHARD, FINGERPRINT = "a/0.tar", "new"
