@@ -13,7 +13,9 @@ from jobs.check import CheckConfig
 from jobs.dedup import DedupConfig
 from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
+from jobs.prepare import PrepareConfig
 from jobs.replay import ReplayConfig
+from jobs.tokenizer import TokenizerJobConfig
 from jobs.train import TrainConfig
 from pipeline.errors import NightcapError, RequestError
 
@@ -38,6 +40,18 @@ def caption(config: CaptionConfig) -> int:
     run again continues where the last one ended, however it ended.
     """
     from jobs.caption import run
+
+    return run(config)
+
+
+@app.command
+def prepare(config: PrepareConfig) -> int:
+    """Decode, filter, normalise and tokenise SHARDS into Parquet that a trainer reads at full speed.
+
+    Pictures become JPEGs of one size, recordings mono FLAC at one rate, clips some frames, texts token ids. One table a
+    shard; the same command run again continues.
+    """
+    from jobs.prepare import run
 
     return run(config)
 
@@ -90,6 +104,17 @@ def evaluate(config: EvaluateConfig) -> int:
     without a reference are counted and left out. --against compares two runs sample by sample.
     """
     from jobs.evaluate import run
+
+    return run(config)
+
+
+@app.command
+def tokenizer(config: TokenizerJobConfig) -> int:
+    """Learn a tokenizer from the texts of SHARDS, which are archives or an output folder of nightcap prepare.
+
+    The same texts give the same file. Special tokens are BERT's: [PAD] [UNK] [CLS] [SEP] [MASK].
+    """
+    from jobs.tokenizer import run
 
     return run(config)
 
