@@ -11,7 +11,7 @@ from PIL import Image
 
 SIDES_PX = (480, 640)
 """Shorter and longer side: the size that web corpora are mostly kept at. About 64 KB at quality 88."""
-WORDS = ("a", "the", "red", "small", "old", "bright", "house", "street", "cat", "cup", "sky", "river", "people", "near", "under", "of", "and", "on")
+WORDS = (
     "a",
     "the",
     "red",
@@ -24,18 +24,13 @@ WORDS = ("a", "the", "red", "small", "old", "bright", "house", "street", "cat", 
     "cup",
     "sky",
     "river",
-    "two",
     "people",
-    "stand",
     "near",
     "under",
-    "behind",
-    "with",
-    "light",
     "of",
     "and",
     "on",
-]
+)
 
 
 def photographs() -> list[Image.Image]:
