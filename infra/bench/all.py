@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("reader", "planning", "engine", "check", "memory", "whisper")
+BENCHES = ("reader", "decode", "planning", "engine", "check", "memory", "large", "whisper")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""`caption` with faster-whisper on 20+ minutes of speech against the engine alone: bound 0.90, aim 0.97."""
+"""`whisper.py [ROUNDS]`: `caption` with faster-whisper on 20+ minutes of speech against the engine alone: bound 0.90, aim 0.97."""
 
 import importlib.util
 import io
@@ -55,7 +55,7 @@ def main() -> None:
             write_tar(folder / f"shards/{shard:06d}.tar", members)
         groups = steady.batches(folder, config)
         works = {"caption": lambda: steady.through(folder, config)[0], "engine alone": lambda: steady.alone(groups, config)}
-        figures = interleaved(works, ROUNDS)
+        figures = interleaved(works, int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
         show(figures, "s")
         show({"share of the engine alone": [b / a for a, b in zip(*figures.values(), strict=True)]}, "")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline import schema
-from pipeline.captions.engine import Caption, EngineConfig
+from pipeline.captions.engine import Caption, EngineConfig, threads_of
 from pipeline.captions.weights import identity, locate, sample_seed
 from pipeline.errors import RequestError
 from pipeline.model.batch import Batch, Pictures, Recordings
@@ -41,8 +41,7 @@ class Checkpoint:
         import transformers
 
         transformers.logging.set_verbosity_error()
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(threads_of(config))
         loaded = load(locate(config.model, wanted=(CONFIG, TOKENIZER), download=True))
         self._config, self._tokenizer = config, loaded.tokenizer
         device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device

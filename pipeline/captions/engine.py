@@ -201,6 +201,13 @@ def recipe(config: EngineConfig, info: EngineInfo) -> dict[str, Any]:
     }
 
 
+def threads_of(config: EngineConfig) -> int:
+    """CPU threads of a model: as asked for, or one a core of this process. Ray's OMP_NUM_THREADS=1 is meant for many small tasks."""
+    if config.threads:
+        return config.threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def create(config: EngineConfig) -> LoadedEngine:
     """Loads the engine here. For workers, never for the driver."""
     engine = engine_class(config.engine)(config)

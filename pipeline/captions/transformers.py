@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import schema
-from pipeline.captions.engine import Caption, EngineConfig, Segment
+from pipeline.captions.engine import Caption, EngineConfig, Segment, threads_of
 from pipeline.captions.weights import identity, locate, read_json, sample_seed
 from pipeline.captions.windows import SAMPLE_RATE_HZ, window_bounds
 from pipeline.errors import RequestError
@@ -60,8 +60,7 @@ class Transformers:
         self._speech = kind in SPEECH_MODELS
         self._device = _device(config)
         self._dtype = _dtype(config, self._device)
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(threads_of(config))
         model_class = getattr(transformers, {**PICTURE_MODELS, **SPEECH_MODELS}[kind])
         model = model_class.from_pretrained(folder, dtype=self._dtype, use_safetensors=not config.allow_pickle, local_files_only=True)
         self._model = model.to(self._device).eval()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import schema
-from pipeline.captions.engine import Caption, EngineConfig, Segment
+from pipeline.captions.engine import Caption, EngineConfig, Segment, threads_of
 from pipeline.captions.weights import identity, locate, read_json
 from pipeline.captions.windows import SAMPLE_RATE_HZ, window_bounds
 from pipeline.errors import RequestError
@@ -68,7 +68,7 @@ class FasterWhisper:
         index = int(config.device.partition(":")[2] or 0)
         folder = locate(config.model, wanted=("config.json", "model.bin"), download=True)
         self._model: Any = WhisperModel(
-            str(folder), "cuda" if on_gpu else "cpu", index, dtype, cpu_threads=config.threads, local_files_only=True
+            str(folder), "cuda" if on_gpu else "cpu", index, dtype, cpu_threads=threads_of(config), local_files_only=True
         )
         self._config = config
 

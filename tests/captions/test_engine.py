@@ -5,12 +5,13 @@
 - plain strings of a user's class become captions.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.captions.engine import Caption, EngineConfig, create, describe, recipe
+from pipeline.captions.engine import Caption, EngineConfig, create, describe, recipe, threads_of
 from pipeline.errors import RequestError
 from pipeline.samples.medium import Medium
 
@@ -86,3 +87,9 @@ def test_a_folder_without_a_config_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(RequestError, match=r"no config\.json.*notes\.txt"):
         describe(EngineConfig(engine="transformers", model=str(tmp_path)))
+
+
+def test_a_model_takes_all_cores_unless_asked_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray sets it
+    assert threads_of(EngineConfig(engine="facts")) == len(os.sched_getaffinity(0))
+    assert threads_of(EngineConfig(engine="facts", threads=3)) == 3
