@@ -156,6 +156,8 @@ def _script_pattern(scripts: tuple[str, ...]) -> "regex.Pattern[str] | None":
     """Finds letters of these scripts. RequestError for a name that Unicode does not know."""
     for name in scripts:
         try:
+            if not name.replace("_", "").isalpha():
+                raise regex.error("no name")
             regex.compile(rf"\p{{Script={name}}}")
         except regex.error as exc:
             raise RequestError(
