@@ -3,29 +3,31 @@
 read + decode (CPU tasks) -> streaming_split -> Ray Train workers -> OUT/checkpoints, OUT/model
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from jobs.cluster import gpus, session
+from jobs.cluster import session
 from jobs.display import console
 from jobs.follow import closing_lines, follow, write_record
+from jobs.launch import launch
 from pipeline import storage
 from pipeline.commit import recipe as recipes
 from pipeline.errors import RequestError, StoppedError
 from pipeline.model.config import ModelConfig, to_json
 from pipeline.model.mix import ObjectiveMix
 from pipeline.reports.record import new_run_id
+from pipeline.samples.tokens import Tokenizer
 from pipeline.training.augment import AugmentConfig
 from pipeline.training.checkpoints import FOLDER, Checkpoints, Found
-from pipeline.training.corpus import description, held_out_once, open_corpus
-from pipeline.training.feed import FeedSpec
-from pipeline.training.progress import count
+from pipeline.training.corpus import Corpus, description, held_out_once, open_corpus
+from pipeline.training.feed import feed_spec
+from pipeline.training.progress import Ranges, count
 from pipeline.training.schedule import ScheduleConfig, share_done
 from pipeline.training.setup import LoopConfig, Setup, Standing, tokenizer_of
 from pipeline.training.step import OptimiserConfig
-from pipeline.training.world import cores
 
 RECIPE_VERSION = 1
 """Raised by hand when the same options would train another model than before."""
@@ -90,7 +92,7 @@ def run(config: TrainConfig) -> int:
     problem: StoppedError | None = None
     with session(config.address, verbose=config.verbose), follow(store, setup.run_id):
         try:
-            _train(config, setup, store)
+            launch(setup, store, workers=config.workers, max_failures=config.max_failures, verbose=config.verbose)
         except StoppedError as exc:
             problem = exc
     path = write_record(store, setup, config, problem)
@@ -116,52 +118,25 @@ def _held(setup: Setup) -> int:
 
 def plan(config: TrainConfig) -> Setup:
     """Everything that can be refused is refused here, before Ray starts."""
-    described = description(config.prepared)
     corpus, tokenizer = open_corpus(config.prepared), tokenizer_of(config.prepared)
     problem = storage.writable(config.output)
     if problem is not None:
         raise RequestError(f"cannot write to --output {config.output}: {problem}")
-    store = storage.Folder(config.output)
-    recipe = {
-        "job": "train",
-        "recipe_version": RECIPE_VERSION,
-        "model": to_json(config.model),
-        "tokenizer": tokenizer.identity(),
-        **{name: described.get(name) for name in ("picture", "frames", "wave")},
-        "objectives": sorted(config.mix.wanted()),
-    }
-    recipes.guard(store, recipe, FOLDER)
-    if config.validation:
-        elsewhere = open_corpus(config.validation)
-        if tokenizer_of(config.validation).identity() != tokenizer.identity():
-            raise RequestError(f"{config.validation} and {config.prepared} were prepared with different tokenizers; use one for both")
-        share = config.validation_samples / max(1, elsewhere.rows)
-        held, universe = held_out_once(store, elsewhere, share, config.validation_samples, config.loop.seed), corpus.universe({})
-    else:
-        elsewhere = corpus
-        held = held_out_once(store, corpus, config.validation_share, config.validation_samples, config.loop.seed)
-        universe = corpus.universe(held)
+    model, store = placed(config.model), storage.Folder(_absolute(config.output))
+    recipes.guard(store, _recipe(config, tokenizer), FOLDER)
+    validation, held = _held_out(config, corpus, store)
+    universe = corpus.universe({} if config.validation else held)
     rows = sum(count(ranges) for ranges in universe.values())
     if rows < 2:
         raise RequestError(f"{config.prepared} holds {rows} samples to train on; a training needs 2 or more")
-    model = config.model
-    spec = FeedSpec(
-        px=model.input_px,
-        fit=model.fit,
-        modalities=model.modalities,
-        sample_rate_hz=model.sample_rate_hz,
-        max_recording_s=model.max_recording_s,
-        max_frames=model.max_frames,
-        max_tokens=model.max_tokens,
-    )
     return Setup(
-        output=config.output,
+        output=_absolute(config.output),
         run_id=new_run_id(),
         corpus=corpus,
         universe=universe,
-        validation=elsewhere,
+        validation=validation,
         held_out=held,
-        spec=spec,
+        spec=feed_spec(model),
         tokenizer=tokenizer,
         model=model,
         mix=config.mix,
@@ -172,62 +147,43 @@ def plan(config: TrainConfig) -> Setup:
     )
 
 
-def _train(config: TrainConfig, setup: Setup, store: storage.Folder) -> None:
-    """The executed training. StoppedError where it could not end."""
-    from ray.train import FailureConfig, RunConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    from pipeline.training.source import FeedPlan, training_data
-    from pipeline.training.worker import read_stop, work
-
-    scaling = _scaling(config)
-    feed = FeedPlan(
-        output=setup.output,
-        run_id=setup.run_id,
-        corpus=setup.corpus,
-        universe=setup.universe,
-        spec=setup.spec,
-        seed=setup.loop.seed,
-        epochs=setup.epochs,
-    )
-    filesystem, path = storage.resolve(f"{config.output}/runs/{setup.run_id}/ray")
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={"setup": setup},
-        scaling_config=scaling,
-        run_config=RunConfig(
-            name="train", storage_path=path, storage_filesystem=filesystem, failure_config=FailureConfig(max_failures=config.max_failures)
-        ),
-        datasets={"train": training_data(feed, config.loop.keep, None if scaling.use_gpu else max(1, cores() // 2))},
-    )
-    failure: BaseException | None = None
-    try:
-        trainer.fit()
-    except TrainingFailedError as exc:
-        failure = exc
-    stopped = read_stop(store, setup.run_id)
-    if stopped is not None:
-        raise StoppedError(stopped)
-    if failure is not None:
-        if config.verbose:
-            raise failure
-        lines = [line for line in str(failure).strip().splitlines() if line.strip()]
-        raise StoppedError(f"training failed: {lines[-1].strip()}; run the same command again to continue") from failure
+def _recipe(config: TrainConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What decides which model is trained; how long and on how many workers does not stand here."""
+    described, identity = description(config.prepared), tokenizer.identity()
+    return {
+        "job": "train",
+        "recipe_version": RECIPE_VERSION,
+        **{f"model.{name}": value for name, value in to_json(config.model).items()},
+        "tokenizer": f"{tokenizer.vocab_size} tokens, sha256 {identity['sha256']}",
+        "special_tokens": identity["roles"],
+        **{name: described.get(name) for name in ("picture", "frames", "wave")},
+        "objectives": sorted(config.mix.wanted()),
+    }
 
 
-def _scaling(config: TrainConfig) -> Any:
-    """Workers and what each reserves: on CPUs at most half of the logical ones, so that reading always gets its share."""
-    import ray
-    from ray.train import ScalingConfig
+def _held_out(config: TrainConfig, corpus: Corpus, store: storage.Folder) -> tuple[Corpus, dict[str, Ranges]]:
+    """Where validation samples lie, and which."""
+    most, seed = config.validation_samples, config.loop.seed
+    if not config.validation:
+        return corpus, held_out_once(store, corpus, config.validation_share, most, seed)
+    elsewhere = open_corpus(config.validation)
+    if tokenizer_of(config.validation).identity() != tokenizer_of(config.prepared).identity():
+        raise RequestError(f"{config.validation} and {config.prepared} were prepared with different tokenizers; use one for both")
+    return elsewhere, held_out_once(store, elsewhere, 1.0, most, seed)
 
-    devices, cpus = gpus(), int(ray.cluster_resources().get("CPU", 1))
-    workers = config.workers or max(1, devices)
-    if devices:
-        if workers > devices:
-            raise RequestError(f"--workers {workers}: there are {devices} GPUs; give at most that many")
-        return ScalingConfig(num_workers=workers, use_gpu=True)
-    most = cores() if len(ray.nodes()) == 1 else cpus
-    if workers > most:
-        raise RequestError(f"--workers {workers}: there are {most} CPUs; give at most that many")
-    return ScalingConfig(num_workers=workers, resources_per_worker={"CPU": min(1.0, cpus / 2 / workers)})
+
+def placed(model: ModelConfig) -> ModelConfig:
+    """The configuration with absolute paths of what it starts from: workers stand elsewhere. RequestError for a path that leads nowhere."""
+    found: dict[str, Any] = {}
+    for name in ("backbone_weights", "text_model", "recording_model"):
+        value = getattr(model, name)
+        path = Path(value).expanduser()
+        if value and path.exists():
+            found[name] = str(path.absolute())
+        elif value.startswith((".", "/", "~")) or value.count("/") > 1:
+            raise RequestError(f"--{name.replace('_', '-')} {value}: no such file or folder")
+    return replace(model, **found)
+
+
+def _absolute(url: str) -> str:
+    return storage.resolve(url)[1] if storage.is_local(url) else url

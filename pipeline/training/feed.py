@@ -20,7 +20,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipeline import storage
 from pipeline.errors import SampleError, StoppedError
-from pipeline.model.config import Fit
+from pipeline.model.config import Fit, ModelConfig
 from pipeline.model.inputs import fit_picture
 from pipeline.samples.wave import WaveConfig, decode_wave
 from pipeline.training.corpus import PreparedFile
@@ -68,6 +68,19 @@ class FeedSpec:
     max_frames: int = 16
     """Of longer clips this many frames are taken, evenly."""
     max_tokens: int = 64
+
+
+def feed_spec(model: ModelConfig) -> FeedSpec:
+    """What a model takes."""
+    return FeedSpec(
+        px=model.input_px,
+        fit=model.fit,
+        modalities=model.modalities,
+        sample_rate_hz=model.sample_rate_hz,
+        max_recording_s=model.max_recording_s,
+        max_frames=model.max_frames,
+        max_tokens=model.max_tokens,
+    )
 
 
 def sample_seed(seed: int, epoch: int, shard: str, index: int) -> int:

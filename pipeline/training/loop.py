@@ -29,7 +29,7 @@ from pipeline.training.validate import Validator
 from pipeline.training.world import World
 
 LOG_EVERY_S = 5.0
-TRIAL_ROWS = 8
+TRIAL_ROWS = 16
 
 
 @dataclass(slots=True)

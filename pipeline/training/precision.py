@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.model.model import Precision
+from pipeline.model.model import Number, Precision
 
 Wish = Literal["auto", "float32", "bfloat16"]
 ROUNDS = 3
@@ -33,22 +33,25 @@ def choose(model: Any, wish: Wish, device: torch.device, trial: Callable[[], Non
     if wish == "bfloat16" or device.type == "cuda":
         return both
     before, buffers = model.precision, {name: buffer.clone() for name, buffer in model.named_buffers()}
-    plain = _seconds(model, Precision(), trial)
-    encoder = _seconds(model, Precision(encoder="bfloat16"), trial) < WORTH * plain
-    text = _seconds(model, Precision(text="bfloat16"), trial) < WORTH * plain
+    encoder, text = Precision(encoder="bfloat16"), Precision(text="bfloat16")
+    seconds = _fastest(model, (Precision(), encoder, text), trial)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     model.precision = before
     model.zero_grad(set_to_none=True)
-    return Precision(encoder="bfloat16" if encoder else "float32", text="bfloat16" if text else "float32")
+    numbers: dict[bool, Number] = {False: "float32", True: "bfloat16"}
+    bound = WORTH * seconds[Precision()]
+    return Precision(encoder=numbers[seconds[encoder] < bound], text=numbers[seconds[text] < bound])
 
 
-def _seconds(model: Any, precision: Precision, trial: Callable[[], None]) -> float:
-    """The fastest of a few rounds, after one that warms up."""
-    model.precision = precision
-    times = []
-    for _ in range(ROUNDS + 1):
-        began = time.perf_counter()
-        trial()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+def _fastest(model: Any, candidates: tuple[Precision, ...], trial: Callable[[], None]) -> dict[Precision, float]:
+    """Least seconds of each over a few rounds, in turn, so that other work on the machine falls on all alike; the first warms up."""
+    times: dict[Precision, float] = dict.fromkeys(candidates, float("inf"))
+    for number in range(ROUNDS + 1):
+        for candidate in candidates:
+            model.precision = candidate
+            began = time.perf_counter()
+            trial()
+            if number:
+                times[candidate] = min(times[candidate], time.perf_counter() - began)
+    return times

@@ -6,10 +6,12 @@ first worker whenever a plan is used up. It is never written while an iteration 
 """
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from ray.data import DataContext, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 
@@ -19,6 +21,8 @@ from pipeline.training.corpus import Corpus
 from pipeline.training.feed import BLOCK_BYTES, FeedSpec, read_task
 from pipeline.training.order import FeedTask, plan
 from pipeline.training.progress import Progress, Ranges
+
+NICE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class FeedPlan:
     seed: int
     epochs: int
     """Epochs in all."""
+    polite: bool = False
+    """Read tasks let trainers on the same cores go first: a trainer's thread that waits for a core holds up all the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +79,24 @@ class FeedSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         begin = read_begin(Folder(feed.output), feed.run_id)
         tasks = plan(feed.corpus, feed.universe, begin.progress, seed=feed.seed, epochs=feed.epochs)
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(_bind(task, feed.corpus, feed.spec), metadata) for task in tasks]
+        return [ReadTask(_bind(task, feed), metadata) for task in tasks]
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown before decoding."""
         return None
 
 
-def _bind(task: FeedTask, corpus: Corpus, spec: FeedSpec) -> Any:
+def _bind(task: FeedTask, feed: FeedPlan) -> Any:
     """The task with the files that it reads, and no others: a closure over the corpus would be sent with every task."""
-    files = {chunk.file: corpus.files[chunk.file] for chunk in task.chunks}
-    return lambda: read_task(task, files, spec)
+    files = {chunk.file: feed.corpus.files[chunk.file] for chunk in task.chunks}
+    spec, polite = feed.spec, feed.polite
+
+    def read() -> Iterator[pa.Table]:
+        if polite:
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        return read_task(task, files, spec)
+
+    return read
 
 
 def training_data(feed: FeedPlan, keep: int, concurrency: int | None) -> Callable[[], Any]:
