@@ -99,6 +99,8 @@ def _layers(whole: Any, name: str) -> list[nn.Module]:
 
 def _cut(layers: list[nn.Module], config: ModelConfig) -> tuple[list[nn.Module], int, int]:
     """The layers up to the last one of the wanted stride, its channels and its stride, found by a run on a black picture."""
+    if config.backbone_stride and config.input_px % config.backbone_stride:
+        raise RequestError(f"--input-px {config.input_px}: give a multiple of --backbone-stride {config.backbone_stride}")
     strides: list[int] = []
     channels: list[int] = []
     grid = torch.zeros(1, 3, config.input_px, config.input_px)

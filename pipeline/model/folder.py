@@ -89,6 +89,8 @@ def describe(folder: str | Path) -> Described:
             raise RequestError(f"{folder} holds a model of type {kind!r}, not a checkpoint of `nightcap train`")
         if version != FORMAT:
             raise RequestError(f"{folder} has checkpoint format {version}; this version reads {FORMAT}")
+        if not isinstance(known["text"], dict) or not isinstance(known["special"], dict):
+            raise TypeError("text and special must be objects")
         shapes = Shapes(text=known["text"], recording=known["recording"], special=known["special"])
         return Described(config_from_json(known["model"]), shapes, tuple(known["origins"]))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:

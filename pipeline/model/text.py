@@ -5,6 +5,7 @@ trained on it. What the folder lacks (cross-attention always, the head of a sent
 Devlin et al.: BERT, 2018; sizes from scratch are those of Turc et al.: Well-Read Students Learn Better, 2019.
 """
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,9 +56,8 @@ def text_shape(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     shape.bos_token_id, shape.eos_token_id = tokenizer.begin_id, tokenizer.end_id
     shape.hidden_dropout_prob = shape.attention_probs_dropout_prob = config.dropout
     shape.is_decoder = shape.add_cross_attention = True
-    return {
-        name: value for name, value in shape.to_dict().items() if name not in ("architectures", "transformers_version", "_name_or_path")
-    }
+    described: dict[str, Any] = json.loads(shape.to_json_string(use_diff=False))
+    return {name: value for name, value in described.items() if name not in ("architectures", "transformers_version", "_name_or_path")}
 
 
 def _known(model: str) -> Any:
