@@ -15,6 +15,8 @@ from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.prepare import PrepareConfig
 from jobs.replay import ReplayConfig
+from jobs.report import ReportConfig
+from jobs.shard import ShardConfig
 from jobs.tokenizer import TokenizerJobConfig
 from jobs.train import TrainConfig
 from pipeline.errors import NightcapError, RequestError
@@ -45,6 +47,18 @@ def caption(config: CaptionConfig) -> int:
 
 
 @app.command
+def shard(config: ShardConfig) -> int:
+    """Make WebDataset archives of SOURCE: folder pairs, manifests, known corpora, other archives.
+
+    Media bytes are copied, never encoded anew; the same source gives the same bytes. Rows and files that are no sample are
+    rejects, with their reason in OUTPUT/rejects.
+    """
+    from jobs.shard import run
+
+    return run(config)
+
+
+@app.command
 def prepare(config: PrepareConfig) -> int:
     """Decode, filter, normalise and tokenise SHARDS into Parquet that a trainer reads at full speed.
 
@@ -58,7 +72,11 @@ def prepare(config: PrepareConfig) -> int:
 
 @app.command
 def check(config: CheckConfig) -> int:
-    """Read every byte of SHARDS; show samples, fields and damage. Exit code 1 on any damage."""
+    """Read every byte of SHARDS; show fields, sizes, texts, media, duplicates, order and damage. Exit code 1 on any damage.
+
+    --fix DIR writes clean copies of those that have faults, with every sample that could be saved, and DIR/shards.txt, which
+    names them and the others: nightcap caption @DIR/shards.txt.
+    """
     from jobs.check import run
 
     return run(config)
@@ -72,6 +90,18 @@ def dedup(config: DedupConfig) -> int:
     are added later change no decision, as long as their names sort behind; run it again with all of them.
     """
     from jobs.dedup import run
+
+    return run(config)
+
+
+@app.command
+def merge(config: MergeConfig) -> int:
+    """Put captions back into archives: SHARDS with a new text member, every media byte as it was.
+
+    CAPTIONS is the output folder of nightcap caption. Samples are joined by archive and position, and verified by the hashes
+    in the table. Samples without a caption are copied as they are, or left out (--rejected drop). The same command run again continues.
+    """
+    from jobs.merge import run
 
     return run(config)
 
@@ -115,6 +145,17 @@ def tokenizer(config: TokenizerJobConfig) -> int:
     The same texts give the same file. Special tokens are BERT's: [PAD] [UNK] [CLS] [SEP] [MASK].
     """
     from jobs.tokenizer import run
+
+    return run(config)
+
+
+@app.command
+def report(config: ReportConfig) -> int:
+    """Make the page of a run from its files: counts, throughput, rejects, distributions, samples with their media.
+
+    One file without anything around it, written beside run.json. Run nightcap evaluate first to have scores on it.
+    """
+    from jobs.report import run
 
     return run(config)
 

@@ -14,11 +14,12 @@ from typing import Any
 from jobs.cluster import session
 from jobs.display import closing_table, console, meter
 from jobs.options import ShardOptions
+from jobs.report import page_of
 from pipeline import attempts, storage
 from pipeline.commit import recipe as recipes
 from pipeline.commit.budget import Budget
 from pipeline.commit.plan import OpenShard, Plan, expand, inputs, make_plan
-from pipeline.errors import RequestError, StoppedError
+from pipeline.errors import Reason, RequestError, StoppedError
 from pipeline.reports.record import new_run_id, versions, write_record
 from pipeline.reports.tally import Tally
 from pipeline.samples.chunks import ShardTask, stop_flag
@@ -195,8 +196,12 @@ def _finish(run: Run, steps: Steps, problem: StoppedError | None) -> int:
     output = run.config.output
     console.print(closing_table(run.tally, f"run {run.run_id}", run.tables))
     console.print(f"{run.tables}   {output}/{run.tables}   quarantine {output}/quarantine   record {output}/{path}")
+    console.print(f"report {page_of(run.store, path)}", soft_wrap=True)
     if problem is not None:
         raise problem
+    passing = sum(count for reason, count in run.tally.reasons() if Reason(reason).transient)
+    if left and run.config.limit and passing:
+        raise StoppedError(f"{passing:,} samples failed for a passing reason; the same command without --limit redoes them")
     if left and not run.config.limit:
         names = ", ".join(shard.input.shard for shard in left[:3])
         raise StoppedError(f"{len(left):,} shards are not committed ({names}); transient failures are redone by the same command")

@@ -9,6 +9,8 @@ from typing import Any
 from pipeline import schema
 
 EXAMPLES_PER_REASON = 3
+POINTS = 240
+"""Of the timeline: when there are more, every second one is dropped."""
 
 
 @dataclass(slots=True)
@@ -27,6 +29,8 @@ class Tally:
     """Damaged byte ranges."""
     examples: dict[str, list[list[str]]] = field(default_factory=dict)
     """Up to three rejects a reason: [shard, key, detail]."""
+    timeline: list[tuple[float, int, int]] = field(default_factory=list)
+    """(seconds since the start, samples, rejected) at moments that are about evenly apart; at most POINTS."""
     started_s: float = field(default_factory=time.monotonic)
     first_s: float | None = None
     """Seconds from the start to the first receipt."""
@@ -44,6 +48,16 @@ class Tally:
             known = self.examples.setdefault(reason, [])
             if len(known) < EXAMPLES_PER_REASON:
                 known.append(origin)
+
+        self._mark()
+
+    def _mark(self) -> None:
+        apart_s = 2 * (self.timeline[1][0] - self.timeline[0][0]) / 3 if len(self.timeline) > POINTS // 2 else 0.0
+        if self.timeline and self.elapsed_s - self.timeline[-1][0] < apart_s:
+            return
+        self.timeline.append((round(self.elapsed_s, 3), self.samples, self.rejected))
+        if len(self.timeline) > POINTS:
+            del self.timeline[1::2]
 
     def of(self, status: str) -> int:
         """Samples with a status, over all reasons."""

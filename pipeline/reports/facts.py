@@ -1,0 +1,199 @@
+"""What stands in a run's files, brought to a size that a page can hold, whatever the size of the run.
+
+Counts and distributions come from all tables, up to FILES of them; the samples that are shown are those with the smallest
+hash of their place, so that the same files always show the same samples. Only columns that are needed are read.
+"""
+
+import hashlib
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import RequestError
+
+FILES = 2_000
+"""Tables that distributions are read from; of more, those with the smallest hash of their name."""
+GALLERY_FILES, GALLERY_PER_FILE = 8, 12
+"""Archives that the gallery shows, and samples of each: reading one costs a pass over its headers."""
+REJECT_FILES, REJECTS_PER_REASON = 200, 5
+TABLES = ("captions", "prepared")
+_COLUMNS = (
+    "key",
+    "shard",
+    "index",
+    "modality",
+    "text",
+    "caption",
+    "status",
+    "reason",
+    "flags",
+    "language",
+    "duration_s",
+    "mean_logprob",
+    "width",
+    "height",
+    "n_tokens",
+)
+
+
+@dataclass(slots=True)
+class Facts:
+    """A run, as a page shows it."""
+
+    record: dict[str, Any]
+    """run.json."""
+    output: str
+    table: str = "captions"
+    """Which of TABLES the output holds."""
+    files: int = 0
+    files_read: int = 0
+    rows: int = 0
+    """In the tables that were read."""
+    statuses: Counter[str] = field(default_factory=Counter)
+    modalities: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    values: dict[str, Counter[float]] = field(default_factory=dict)
+    """Distributions by name: value, rounded so that there are few, to count."""
+    rows_shown: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, Any] | None = None
+    """scores.json, if the output was evaluated."""
+
+
+def locate(url: str) -> tuple[storage.Folder, str]:
+    """(output folder, path of run.json below it) of an output folder, where its latest run counts, or of `runs/ID` in one."""
+    folder, name = storage.Folder(url), url.rstrip("/").rpartition("/")
+    if folder.exists("run.json") and name[0].endswith("runs"):
+        return storage.Folder(name[0].removesuffix("runs") or "."), f"runs/{name[2]}/run.json"
+    found = [blob.path for blob in folder.list("runs") if blob.path.endswith("/run.json")]
+    if not found:
+        raise RequestError(f"{url} holds no run; name the --output folder of a job, or its folder runs/ID")
+    return folder, sorted(found)[-1]
+
+
+def gather(store: storage.Folder, path: str) -> Facts:
+    """Reads what the page of a run needs. RequestError where run.json cannot be read."""
+    try:
+        record = json.loads(store.get(path))
+        if not isinstance(record, dict) or "run_id" not in record:
+            raise ValueError("it is no record of a run")
+    except (OSError, ValueError) as exc:
+        raise RequestError(f"{store.url}/{path} cannot be read: {exc}") from exc
+    facts = Facts(record, store.url)
+    if store.exists("evaluation/scores.json"):
+        facts.scores = json.loads(store.get("evaluation/scores.json"))
+    for table in TABLES:
+        names = [blob.path for blob in store.list(table) if blob.path.endswith(".parquet")]
+        if names:
+            facts.table = table
+            _read(store, facts, names)
+            break
+    _rejects(store, facts)
+    return facts
+
+
+def _rank(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _read(store: storage.Folder, facts: Facts, names: list[str]) -> None:
+    ordered = sorted(names, key=lambda name: (_rank(name), name))
+    facts.files = len(names)
+    for number, name in enumerate(ordered[:FILES]):
+        facts.files_read += 1
+        chosen = _Smallest(GALLERY_PER_FILE) if number < GALLERY_FILES else None
+        for batch in _batches(store, name):
+            _count(facts, batch)
+            if chosen is not None:
+                chosen.add(batch)
+        if chosen is not None:
+            facts.rows_shown += [row | {"table": name} for row in chosen.rows()]
+
+
+def _batches(store: storage.Folder, name: str) -> Iterator[pa.Table]:
+    filesystem, path = storage.resolve(f"{store.url}/{name}")
+    with filesystem.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        present = [column for column in _COLUMNS if column in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(65_536, columns=present):
+            yield pa.Table.from_batches([batch])
+
+
+class _Smallest:
+    """The rows whose place has the smallest hash; results first, so that a gallery shows what there is to see."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._heap: list[tuple[int, int, dict[str, Any]]] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Takes rows of one shard."""
+        index = table.column("index").to_numpy().astype(np.uint64)
+        hashes = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+        if "status" in table.column_names:
+            done = pc.is_in(table.column("status"), pa.array(["success", "truncated", "error"])).to_numpy(zero_copy_only=False)
+            hashes = np.where(done, hashes >> np.uint64(1), hashes | np.uint64(1 << 63))
+        for at in np.argsort(hashes, kind="stable")[: self._count].tolist():
+            entry = (-int(hashes[at]), -int(index[at]))
+            if len(self._heap) < self._count:
+                heapq.heappush(self._heap, (*entry, table.slice(at, 1).to_pylist()[0]))
+            elif entry > self._heap[0][:2]:
+                heapq.heapreplace(self._heap, (*entry, table.slice(at, 1).to_pylist()[0]))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """In the order of the shard."""
+        return [row for *_, row in sorted(self._heap, key=lambda entry: -entry[1])]
+
+
+def _count(facts: Facts, table: pa.Table) -> None:
+    facts.rows += table.num_rows
+    for name, counter in (("status", facts.statuses), ("modality", facts.modalities), ("language", facts.languages)):
+        _add(counter, table, name)
+    if "flags" in table.column_names:
+        _add(facts.flags, pa.table({"flags": pc.list_flatten(table.column("flags"))}), "flags")
+    if "reason" in table.column_names:
+        _add(facts.reasons, table, "reason")
+    for title, column in (("Words a caption", "caption"), ("Words a reference", "text")):
+        if column in table.column_names:
+            _spread(facts, title, pc.add(pc.count_substring(pc.utf8_trim_whitespace(table.column(column)), " "), 1))
+    for title, column, digits in (("Seconds", "duration_s", 1), ("Mean log-probability", "mean_logprob", 2), ("Tokens", "n_tokens", 0)):
+        if column in table.column_names:
+            _spread(facts, title, pc.round(pc.cast(table.column(column), pa.float64()), digits))
+
+
+def _add(counter: Counter[str], table: pa.Table, name: str) -> None:
+    if name in table.column_names:
+        for entry in table.column(name).drop_null().value_counts().to_pylist():
+            counter[str(entry["values"])] += entry["counts"]
+
+
+def _spread(facts: Facts, title: str, values: pa.ChunkedArray) -> None:
+    known = facts.values.setdefault(title, Counter())
+    for entry in values.drop_null().value_counts().to_pylist():
+        if len(known) < 10_000 or entry["values"] in known:
+            known[float(entry["values"])] += entry["counts"]
+
+
+def _rejects(store: storage.Folder, facts: Facts) -> None:
+    """A few quarantined samples of each reason."""
+    names = [blob.path for blob in store.list("quarantine") if blob.path.endswith(".parquet")]
+    taken: Counter[str] = Counter()
+    for name in sorted(names, key=lambda name: (_rank(name), name))[:REJECT_FILES]:
+        columns = ["key", "shard", "index", "stage", "reason", "detail", "offset", "size"]
+        for row in pq.read_table(pa.BufferReader(store.get(name)), columns=columns).to_pylist():
+            if taken[row["reason"]] < REJECTS_PER_REASON:
+                taken[row["reason"]] += 1
+                facts.rejects.append(row)
+    facts.rejects.sort(key=lambda row: (row["reason"], row["shard"], row["index"] if row["index"] is not None else -1))

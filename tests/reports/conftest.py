@@ -1,0 +1,57 @@
+"""A browser, where Debian's chromium and its driver are installed."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+class Browser:
+    """Headless chromium that keeps what a page asked the network for and wrote to its console."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, path: Any, *, dark: bool = False, width: int = 1280) -> None:
+        """Opens a file and forgets what was before."""
+        self.driver.set_window_size(width, 1000)
+        media = {"media": "", "features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        for kind in ("performance", "browser"):
+            self.driver.get_log(kind)
+        self.driver.get(f"file://{path}")
+
+    def requests(self) -> list[str]:
+        """URLs asked for since `open`, the page itself and data: left out."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        urls = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+        return [url for url in urls if not url.startswith(("data:", "file:"))]
+
+    def complaints(self) -> list[str]:
+        """What stands in the console."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def js(self, expression: str) -> Any:
+        """The value of an expression in the page."""
+        return self.driver.execute_script(f"return {expression}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        yield Browser(started)
+    finally:
+        started.quit()

@@ -1,0 +1,135 @@
+"""The page of a run:
+
+- what came from data is shown, never run: it stands escaped, and the page forbids foreign scripts and any request;
+- pictures, sound and scores of the run's files are on it; a medium that cannot be read leaves its reason;
+- the same files give the same bytes; its size does not grow with the run;
+- the timeline of a run keeps a bounded number of points that end where the run does;
+- a folder that holds no run is refused in one line.
+"""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from jobs.evaluate import EvaluateConfig
+from jobs.evaluate import run as evaluate
+from jobs.report import ReportConfig, page_of, run
+from pipeline.errors import RequestError
+from pipeline.reports.facts import GALLERY_FILES, GALLERY_PER_FILE
+from pipeline.reports.tally import POINTS, Tally
+from pipeline.storage import Folder
+from tests.reports.run_folder import EVIL, RUN, row, write_rows, write_run
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+def page(output: Path) -> str:
+    assert run(ReportConfig(str(output))) == 0
+    return (output / "runs" / RUN / "report.html").read_text()
+
+
+def test_what_came_from_data_is_escaped(output: Path) -> None:
+    text = page(output)
+    assert text.count("<script") == 1 and "<img src=http" not in text
+    assert text.count("&lt;script&gt;document.title") >= 4
+    assert "default-src 'none'" in text and re.search(r"script-src 'sha256-[\w+/=]+'", text)
+
+
+def test_media_of_the_archive_are_on_it(output: Path) -> None:
+    text = page(output)
+    assert text.count("data:image/jpeg;base64,") == 5
+    assert text.count("data:image/png;base64,") == text.count("data:audio/mpeg;base64,") == 1
+    assert "undecodable" in text and "10,240–11,264" in text
+
+
+def test_it_names_no_other_place(output: Path) -> None:
+    class Places(HTMLParser):
+        found: ClassVar[list[str]] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            named = ("src", "href", "action", "srcset", "poster", "xlink:href")
+            self.found += [value or "" for name, value in attrs if name in named]
+
+    Places().feed(page(output))
+    assert len(Places.found) > 7 and {place[:5] for place in Places.found if not place.startswith("#")} == {"data:"}
+
+
+def test_an_archive_that_is_gone_leaves_its_reason(output: Path) -> None:
+    (output.parent / "shards/a.tar").unlink()
+    text = page(output)
+    assert "the archive cannot be read: No such file" in text and "data:image/jpeg" not in text
+
+
+def test_another_sample_in_its_place_is_not_shown(output: Path) -> None:
+    write_rows(output, "a.tar", [row(at, "a.tar", key=f"other{at}") for at in range(5)])
+    assert page(output).count("another sample there now") == 5
+
+
+def test_scores_are_on_it_after_evaluate(output: Path) -> None:
+    assert "Worst by" not in page(output)
+    evaluate(EvaluateConfig(str(output), replicates=10))
+    text = page(output)
+    assert "Worst by cider_d" in text and "token_f1" in text
+
+
+def test_the_same_files_give_the_same_bytes(output: Path) -> None:
+    assert page(output) == page(output)
+
+
+def test_its_size_does_not_grow_with_the_run(output: Path) -> None:
+    for shard in range(GALLERY_FILES + 4):
+        write_rows(output, f"s{shard}.tar", [row(at, f"s{shard}.tar") for at in range(60)])
+    text = page(output)
+    assert 0 < text.count('<li class="card"') <= GALLERY_FILES * GALLERY_PER_FILE
+    assert f"of {60 * (GALLERY_FILES + 4) + 7:,} rows" in text
+    assert len(text) < 400_000
+
+
+def test_a_run_that_did_nothing_has_a_page(output: Path) -> None:
+    path = output / "runs" / RUN / "run.json"
+    record: dict[str, Any] = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"counts": {}, "samples": 0, "timeline": [], "work_s": {}, "stopped": EVIL}))
+    (output / "captions/a.parquet").unlink()
+    text = page(output)
+    assert "stopped before its end" in text and "<script>document" not in text
+
+
+def test_the_latest_run_and_a_named_one(output: Path) -> None:
+    later = output / "runs/20270101T000000-ffffff"
+    later.mkdir()
+    (later / "run.json").write_text((output / "runs" / RUN / "run.json").read_text())
+    run(ReportConfig(str(output)))
+    assert (later / "report.html").exists() and not (output / "runs" / RUN / "report.html").exists()
+    run(ReportConfig(str(output / "runs" / RUN)))
+    assert (output / "runs" / RUN / "report.html").exists()
+
+
+def test_no_run_is_refused_in_one_line(tmp_path: Path, output: Path) -> None:
+    with pytest.raises(RequestError, match="holds no run"):
+        run(ReportConfig(str(tmp_path / "nowhere")))
+    (output / "runs" / RUN / "run.json").write_text("[")
+    with pytest.raises(RequestError, match="cannot be read"):
+        run(ReportConfig(str(output)))
+
+
+def test_a_page_that_cannot_be_made_does_not_fail_the_run(output: Path) -> None:
+    (output / "captions/a.parquet").write_bytes(b"no parquet")
+    assert "could not be made" in page_of(Folder(str(output)), f"runs/{RUN}/run.json")
+
+
+def test_the_timeline_is_bounded_and_goes_to_the_end() -> None:
+    tally = Tally()
+    receipt = {"counts": '{"success": 1}', "seconds": "{}", "audio_s": 0.0, "committed": False, "damage": 0, "examples": "[]"}
+    for _ in range(20 * POINTS):
+        tally.add(receipt)
+    assert POINTS // 4 <= len(tally.timeline) <= POINTS
+    times, samples = [point[0] for point in tally.timeline], [point[1] for point in tally.timeline]
+    assert times == sorted(times) and samples == sorted(samples)
+    assert samples[-1] > 0.8 * 20 * POINTS
