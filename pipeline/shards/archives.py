@@ -10,7 +10,7 @@ from contextlib import closing
 
 from pipeline import storage
 from pipeline.errors import Reason
-from pipeline.samples.group import EndOfShard, Field, Sample, read_samples
+from pipeline.samples.group import EndOfShard, Field, Sample, read_samples, split_name
 from pipeline.samples.medium import modality_of
 from pipeline.samples.spans import TAR, DamageKind
 from pipeline.samples.unpack import has_gzip_magic
@@ -40,11 +40,14 @@ def items(piece: Piece, options: Options) -> Iterator[Item | Bad]:
         packed = has_gzip_magic(reader)
         only = None if packed else _ONLY
         limit = _PACKED_SAMPLE_BYTES if packed else _UNBOUNDED
+        told: set[str] = set()
         for found in read_samples(reader, packed=packed, max_sample_bytes=limit, only=only):
             if isinstance(found, EndOfShard):
-                yield from _damage(shard, found)
-            else:
-                yield _item(piece.url, shard, found)
+                yield from _damage(shard, found, told)
+                continue
+            if found.problem is not None:
+                told.add(found.key)
+            yield _item(piece.url, shard, found)
 
 
 def _item(url: str, shard: str, sample: Sample) -> Item | Bad:
@@ -78,8 +81,13 @@ def _facts(field: Field) -> dict[str, str] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _damage(shard: str, end: EndOfShard) -> Iterator[Bad]:
+def _damage(shard: str, end: EndOfShard, told: set[str]) -> Iterator[Bad]:
+    """Damage that no rejected sample tells of: what it hides is known by its place, at most by its name."""
     for damage in end.damage:
-        if damage.name is None and damage.kind in _HIDING and damage.end > damage.start:
+        if damage.kind not in _HIDING or damage.end <= damage.start:
+            continue
+        split = split_name(damage.name) if damage.name is not None else None
+        key = split[0] if split is not None else damage.name or ""
+        if key not in told:
             where = f"bytes {damage.start:,}-{damage.end:,}" + ("" if damage.space == TAR else " of the packed file")
-            yield Bad("", shard, None, Reason.DAMAGED, f"{where}: {damage.detail}")
+            yield Bad(key, shard, None, Reason.DAMAGED, f"{where}: {damage.detail}")

@@ -14,13 +14,14 @@ from pipeline.errors import RequestError
 from pipeline.shards import archives, corpora, manifest, pairs
 from pipeline.shards.columns import choose, looks_like_manifest
 from pipeline.shards.item import Bad, Item, Options, Piece
-from pipeline.shards.listing import entries, join, local_path
+from pipeline.shards.listing import entries, folders, join, local_path
 from pipeline.shards.tables import EXTENSIONS as TABLES
 from pipeline.shards.tables import columns_of, kind_of
 
 AUTO = "auto"
-_LEVELS = 3
-_MOST_FOLDERS = 2000
+_LEVELS = 6
+_MOST_FOLDERS = 200
+"""Looked at on each level; a corpus of a hundred thousand folders is told by a few of them."""
 _MOST_NAMES = 20_000
 _PEEK_BYTES = 1 << 16
 
@@ -43,6 +44,13 @@ class Look:
     def tables(self, *kinds: str) -> list[str]:
         """Names of tables of some kinds."""
         return [name for name in self.names if kind_of(name) in kinds]
+
+    def every(self, wanted: Callable[[str], bool]) -> list[str]:
+        """All files whose path is wanted, in the order of folders, also where the glance did not reach."""
+        if self.single:
+            return self.names
+        paths = (f"{folder}/{entry.name}" if folder else entry.name for folder, files in folders(self.root) for entry in files)
+        return [path for path in paths if wanted(path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +110,12 @@ def look_at(url: str) -> Look:
 
 
 def _glance(root: str) -> Look:
-    """Folders to a depth of three, the first thousands of each kind of name."""
+    """Some folders of each level."""
     look = Look(root)
     level = [""]
-    folders = 0
     for depth in range(_LEVELS):
         below: list[str] = []
-        for folder in level:
-            folders += 1
-            if folders > _MOST_FOLDERS:
-                break
+        for folder in level[:_MOST_FOLDERS]:
             for entry in entries(join(root, folder)):
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_folder:
@@ -168,9 +172,8 @@ def _hub_folder(look: Look, options: Options) -> str | None:
 
 
 def _hub_folder_pieces(look: Look, options: Options) -> Iterator[Piece]:
-    for name in look.names:
-        if corpora.is_metadata(name):
-            yield from manifest.pieces(join(look.root, name), options, layout="hf-folder")
+    for name in look.every(corpora.is_metadata):
+        yield from manifest.pieces(join(look.root, name), options, layout="hf-folder")
 
 
 def _coco_files(look: Look) -> list[str]:
@@ -189,7 +192,7 @@ def _coco(look: Look, options: Options) -> str | None:
 
 
 def _coco_pieces(look: Look, options: Options) -> Iterator[Piece]:
-    names = _coco_files(look) or [name for name in look.names if name.endswith(".json")]
+    names = look.names if look.single else _coco_files(look)
     if not names:
         raise RequestError(f"{look.root} holds no annotation file; name it: captions_train2017.json")
     for name in names:
@@ -209,7 +212,8 @@ def _common_voice(look: Look, options: Options) -> str | None:
 
 
 def _common_voice_pieces(look: Look, options: Options) -> Iterator[Piece]:
-    return corpora.common_voice_pieces(look.root, look.tables("tsv"), options)
+    names = look.every(lambda path: path.rpartition("/")[2] in corpora.COMMON_VOICE_TABLES)
+    return corpora.common_voice_pieces(look.root, names, options)
 
 
 def _kaldi(look: Look, options: Options) -> str | None:
@@ -218,9 +222,8 @@ def _kaldi(look: Look, options: Options) -> str | None:
 
 
 def _kaldi_pieces(look: Look, options: Options) -> Iterator[Piece]:
-    for name in look.names:
-        if name.rpartition("/")[2] == "wav.scp":
-            yield from corpora.kaldi_pieces(look.root, name.rpartition("/")[0], options)
+    for name in look.every(lambda path: path.rpartition("/")[2] == "wav.scp"):
+        yield from corpora.kaldi_pieces(look.root, name.rpartition("/")[0], options)
 
 
 def _nemo_files(look: Look) -> list[str]:
@@ -234,27 +237,12 @@ def _nemo(look: Look, options: Options) -> str | None:
 
 
 def _nemo_pieces(look: Look, options: Options) -> Iterator[Piece]:
-    for name in _nemo_files(look):
+    for name in look.names if look.single else _nemo_files(look):
         yield from manifest.pieces(join(look.root, name), options, layout="nemo")
 
 
 def _named(options: Options) -> bool:
     return bool(options.path_column or options.url_column or options.bytes_column)
-
-
-def _manifest_files(look: Look, options: Options) -> list[str]:
-    """Tables that lead to media: by their columns, or all where columns are named."""
-    tables = look.tables(*TABLES)
-    if _named(options):
-        return tables
-    found = []
-    for name in tables:
-        names, inline = columns_of(join(look.root, name))
-        if inline or looks_like_manifest(names):
-            found.append(name)
-        elif len(tables) > 50 and not found:
-            return []
-    return found
 
 
 def _manifest(look: Look, options: Options) -> str | None:
@@ -271,11 +259,14 @@ def _manifest(look: Look, options: Options) -> str | None:
 
 
 def _manifest_pieces(look: Look, options: Options) -> Iterator[Piece]:
-    names = _manifest_files(look, options) or look.tables(*TABLES)
-    if not names:
-        raise RequestError(f"{look.root} holds no table; a manifest ends in {', '.join(TABLES)}")
-    for name in names:
-        yield from manifest.pieces(join(look.root, name), options)
+    found = False
+    for name in look.every(lambda path: kind_of(path) != ""):
+        names, inline = columns_of(join(look.root, name))
+        if inline or looks_like_manifest(names) or _named(options) or look.single:  # other tables may lie beside
+            found = True
+            yield from manifest.pieces(join(look.root, name), options)
+    if not found:
+        raise RequestError(f"{look.root} holds no table that leads to media; a manifest ends in {', '.join(TABLES)}")
 
 
 def _pairs(look: Look, options: Options) -> str | None:

@@ -191,7 +191,7 @@ def delimited_rows(file: BinaryIO, kind: str) -> Iterator[Row]:
                 line = next(numbered).rstrip("\r\n")
                 values = [_unquoted(text) for text in line.split("\t")] if line else []
             else:
-                values = next(csv.reader(numbered, delimiter=delimiter))
+                values = next(csv.reader(numbered, delimiter=delimiter, strict=True))
         except StopIteration:
             return
         except csv.Error as error:
@@ -225,7 +225,7 @@ class _Lines:
         self._lines = lines
         self._again: deque[str] = deque()
         self._row: list[str] = []
-        self.count = 0
+        self.count = 1  # the header
 
     def __iter__(self) -> "_Lines":
         return self
