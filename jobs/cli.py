@@ -13,6 +13,7 @@ from jobs.check import CheckConfig
 from jobs.dedup import DedupConfig
 from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
+from jobs.merge import MergeConfig
 from jobs.prepare import PrepareConfig
 from jobs.replay import ReplayConfig
 from jobs.report import ReportConfig
