@@ -20,6 +20,7 @@ from jobs.display import console, meter
 from jobs.each import on_ray
 from pipeline import schema, storage
 from pipeline.commit.budget import Budget
+from pipeline.commit.temporary import without_temporary
 from pipeline.errors import Reason, StoppedError
 from pipeline.reports.tally import Tally
 from pipeline.shards import inventory, order
@@ -215,6 +216,7 @@ def _pack(job: Phases, paths: Sequence[str]) -> int:
             job.tally.add(_as_receipt(packed))
             display.show(job.tally)
             job.over_budget(seen, final=True)
+    without_temporary(job.store, job.store.list(""))
     inventory.write_inventory(job.store, job.prefix, _archives(job, plans))
     _delete(job, SCANNED)
     _delete(job, order.FOLDER)
