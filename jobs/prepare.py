@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from jobs.describe import describe
 from jobs.display import console
+from jobs.explain import explain_filters
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Receipt, Run, Steps, carry_out, plan_run, tasks_of
 from pipeline import storage
@@ -24,7 +25,7 @@ from pipeline.commit.parts import PREPARED, folder_of, stem_of, table_path
 from pipeline.commit.plan import expand, inputs
 from pipeline.commit.prepared import WriteConfig, part_of, tidy, write_shard
 from pipeline.commit.stage import Fetch
-from pipeline.errors import StoppedError
+from pipeline.errors import RequestError
 from pipeline.samples.chain import Chain, ChainConfig
 from pipeline.samples.chunks import ShardTask
 from pipeline.samples.drops import check_drops
@@ -52,6 +53,17 @@ class PrepareConfig(ShardOptions):
     """What becomes of a sample."""
     drop: str = ""
     """Output folder of `nightcap dedup`: leave out the copies that it found."""
+    explain: int = 0
+    """Only show what the filters would remove of EXPLAIN samples, with examples; nothing is written."""
+    row_group: str = "32MiB"
+    """Size of the row groups: what a writer holds, and what a trainer reads at once."""
+
+    def __post_init__(self) -> None:
+        """Raises RequestError for a value that cannot be meant."""
+        ShardOptions.__post_init__(self)
+        byte_count("--row-group", self.row_group)
+        if self.explain < 0:
+            raise RequestError(f"--explain {self.explain} cannot be negative; give a number of samples, or 0 for none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,10 @@ class Job:
 
 def run(config: PrepareConfig) -> int:
     """Plans, prepares, describes what stands in the folder. Returns the exit code."""
+    if config.explain > 0:
+        urls = [blob.path for blob in expand(config.shards)[1]]
+        chain = Chain(config.chain, tokenizer_of(config.chain))
+        return explain_filters(urls, chain, config.chain.media, config.explain, byte_count("--max-sample-bytes", config.max_sample_bytes))
     job = plan(config)
     try:
         return carry_out(job.run, steps_of(job))
@@ -137,7 +153,13 @@ def write_config(job: Job) -> WriteConfig:
         drop=config.drop,
     )
     fetch = Fetch(job.run.root, QUARANTINE_MEMBER_BYTES)
-    return WriteConfig(prepare=preparation, output=config.output, fetch=fetch, metadata=job.run.metadata())
+    return WriteConfig(
+        prepare=preparation,
+        output=config.output,
+        fetch=fetch,
+        metadata=job.run.metadata(),
+        group_bytes=byte_count("--row-group", config.row_group),
+    )
 
 
 def divided(job: Job, tasks: list[ShardTask]) -> list[ShardTask]:
@@ -223,6 +245,3 @@ def _rows(task: ShardTask, preparation: Preparation) -> Iterator[pa.Table]:
     for done in prepare_shard(task, preparation):
         if done.table.num_rows or done.end is not None:
             yield done.table
-
-
-__all__ = ["Job", "PrepareConfig", "StoppedError", "plan", "prepared", "run"]

@@ -20,7 +20,7 @@ from pipeline import schema, storage
 from pipeline.commit import redo, tables
 from pipeline.commit.merge import Fetch, Row, quarantine_table
 from pipeline.commit.parts import FOLDER, PREPARED, Unit, folder_of, part_path, quarantine_path, stem_of, table_path
-from pipeline.commit.rowgroups import RowGroups, copy_row_groups
+from pipeline.commit.rowgroups import ROW_GROUP_BYTES, RowGroups, copy_row_groups
 from pipeline.commit.temporary import without_temporary
 from pipeline.samples.chunks import ShardTask, stop_flag
 from pipeline.samples.group import EndOfShard
@@ -42,6 +42,8 @@ class WriteConfig:
     """Original members of rejected samples."""
     metadata: dict[str, str]
     """Goes into the Parquet files' metadata."""
+    group_bytes: int = ROW_GROUP_BYTES
+    """Bytes of a row group."""
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ def write_shard(task: ShardTask, config: WriteConfig) -> Iterator[pa.Table]:
     account = _Account([])
     pending: list[Done] = []
     try:
-        with store.create(_target(task), config.prepare.run_id) as draft, RowGroups(draft, config.metadata) as groups:
+        with store.create(_target(task), config.prepare.run_id) as draft, RowGroups(draft, config.metadata, config.group_bytes) as groups:
             for done in prepare_shard(task, config.prepare):
                 account.refused += done.refused
                 account.end = done.end
@@ -147,7 +149,7 @@ def join(store: storage.Folder, task: ShardTask, config: WriteConfig) -> bool:
             account.end = EndOfShard.from_json(part["end"]) if part["end"] is not None else None
         with (
             store.create(table_path(PREPARED, stem_of(task.shard)), config.prepare.run_id) as draft,
-            RowGroups(draft, config.metadata) as groups,
+            RowGroups(draft, config.metadata, config.group_bytes) as groups,
         ):
             for path in paths:
                 copy_row_groups(f"{store.url}/{path}", groups)

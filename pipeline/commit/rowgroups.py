@@ -28,7 +28,7 @@ _REPEATED = ["shard", "modality", "width", "height", "sample_rate_hz", "flags.li
 class RowGroups:
     """Writes tables of schema.PREPARED to a draft."""
 
-    def __init__(self, draft: storage.Draft, metadata: dict[str, str]) -> None:
+    def __init__(self, draft: storage.Draft, metadata: dict[str, str], group_bytes: int = ROW_GROUP_BYTES) -> None:
         table = schema.PREPARED.with_metadata(dict(sorted(metadata.items())))
         columns = _leaves(table)
         self._sink = _Sink(draft)
@@ -40,6 +40,7 @@ class RowGroups:
             write_statistics=["index"],
         )
         self._schema = table
+        self._group_bytes = group_bytes
         self._counts: Counter[str] = Counter(rows=0)
         self._held: list[pa.Table] = []
         self._bytes = self._rows = 0
@@ -51,7 +52,7 @@ class RowGroups:
             self._held.append(rows)
             self._bytes += rows.nbytes
             self._rows += rows.num_rows
-        if self._bytes < ROW_GROUP_BYTES and self._rows < ROW_GROUP_ROWS:
+        if self._bytes < self._group_bytes and self._rows < ROW_GROUP_ROWS:
             return False
         self._flush()
         return True

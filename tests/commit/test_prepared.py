@@ -169,16 +169,16 @@ def test_a_limit_commits_nothing(here: Path) -> None:
 
 
 def test_memory_and_row_groups_do_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.commit.rowgroups.ROW_GROUP_BYTES", 1 << 20)
     monkeypatch.setattr("pipeline.samples.prepare.CHUNK_BYTES", 1 << 19)
     (tmp_path / "in").mkdir()
     picture = jpeg(250, 200, 0, quality=98)
+    small = replace(config(tmp_path, ChainConfig()), group_bytes=1 << 20)
     peaks = {}
     for blocks in (2, 20):
         count = blocks * (1 << 20) // len(picture)
         write_tar(tmp_path / "in/a.tar", [(f"{at:06d}.jpg", picture) for at in range(count)])
         tracemalloc.start()
-        receipts = list(write_shard(replace(task(tmp_path), fingerprint=str(blocks)), config(tmp_path, ChainConfig())))
+        receipts = list(write_shard(replace(task(tmp_path), fingerprint=str(blocks)), small))
         peaks[blocks] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         file = pq.ParquetFile(tmp_path / "out/prepared/a.parquet")

@@ -1,0 +1,179 @@
+"""`prepare` in steady state against hand-written loops with the same codecs, and against what users would take instead.
+
+    python infra/bench/prepare.py pictures|audio|video|others|steps|memory [tokenizer folder]
+
+Workers of both sides are warm: the first round of each is not counted. Both write Parquet. Samples a second on all cores.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import loops
+from corpus import interleaved, show, write_tar
+from media import recordings, videos
+from photographs import write_photographs
+
+from jobs import prepare
+from jobs.cluster import session
+from jobs.run import execute
+from pipeline.samples.chain import ChainConfig
+from pipeline.samples.frames import FramesConfig
+from pipeline.samples.tokens import TokenizerConfig
+
+CORES = os.cpu_count() or 1
+ROUNDS = 3
+
+
+def nightcap(folder: Path, chain: ChainConfig) -> Callable[[], float]:
+    """Samples a second of one whole execution into a fresh output, Ray's start apart."""
+
+    def once() -> float:
+        output = tempfile.mkdtemp(dir=folder, prefix="output-")
+        job = prepare.plan(prepare.PrepareConfig((str(folder / "shards"),), output=output, chain=chain))
+        began = time.perf_counter()
+        execute(job.run, prepare.steps_of(job))
+        spent = time.perf_counter() - began
+        assert job.run.tally.rejected == 0, job.run.tally.counts
+        once.seconds = job.run.tally.seconds  # type: ignore[attr-defined]
+        return job.run.tally.samples / spent
+
+    return once
+
+
+@contextmanager
+def pool() -> Iterator[Pool]:
+    """As many processes as cores, one thread each."""
+    with get_context("spawn").Pool(CORES, initializer=loops.one_thread) as made:
+        yield made
+
+
+def by_hand(folder: Path, made: Pool, work: Callable[[tuple[str, str, str]], int], tokenizer: str) -> Callable[[], float]:
+    """Samples a second of the loop, one shard a call."""
+
+    def once() -> float:
+        output = Path(tempfile.mkdtemp(dir=folder, prefix="loop-"))
+        jobs = [(str(path), str(output / f"{path.stem}.parquet"), tokenizer) for path in sorted((folder / "shards").glob("*.tar"))]
+        began = time.perf_counter()
+        samples = sum(made.imap_unordered(work, jobs))
+        return samples / (time.perf_counter() - began)
+
+    return once
+
+
+def compared(folder: Path, chain: ChainConfig, work: Any, tokenizer: str = "") -> None:
+    """Both, A B A B, after a round that is not counted."""
+    with session("", verbose=False), pool() as made:
+        ours = nightcap(folder, chain)
+        works = {"prepare": ours, "loop by hand": by_hand(folder, made, work, tokenizer)}
+        interleaved(works, 1)
+        figures = interleaved(works, ROUNDS)
+    show(figures, "samples/s")
+    ratios = sorted(a / b for a, b in zip(figures["prepare"], figures["loop by hand"], strict=True))
+    print(f"prepare by loop: {' '.join(f'{ratio:.3f}' for ratio in ratios)}; per core {max(figures['prepare']) / CORES:.0f}/s")
+    work_s = sum(ours.seconds.values())  # type: ignore[attr-defined]
+    print("share of work: " + " · ".join(f"{name} {value / work_s:.1%}" for name, value in ours.seconds.most_common()))  # type: ignore[attr-defined]
+
+
+def pictures(folder: Path, tokenizer: str) -> None:
+    """Decode, shorter side to 256, JPEG, tokens, Parquet."""
+    write_photographs(folder / "shards", 12, 500)
+    compared(folder, ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer)), loops.pictures, tokenizer)
+
+
+def audio(folder: Path, tokenizer: str) -> None:
+    """FLAC and MP3 speech at 44.1 kHz -> mono FLAC at 16 kHz."""
+    for shard in range(8):
+        members = [(f"{at:04d}.{name}", data) for at, (name, data) in enumerate(recordings(60, shard))]
+        write_tar(folder / "shards" / f"{shard}.tar", members)
+    compared(folder, ChainConfig(), loops.audio)
+
+
+def video(folder: Path, tokenizer: str) -> None:
+    """H.264 clips of 5 s at 640 x 360 -> 8 JPEGs."""
+    clips = videos(8)
+    for shard in range(8):
+        write_tar(folder / "shards" / f"{shard}.tar", [(f"{at:04d}.mp4", clips[at % len(clips)]) for at in range(16)])
+    compared(folder, ChainConfig(frames=FramesConfig(n_frames=8)), loops.video)
+
+
+def others(folder: Path, tokenizer: str) -> None:
+    """Ray's own reader with a row-wise PIL map, and webdataset's loader with the same codec."""
+    write_photographs(folder / "shards", 8, 250)
+    chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
+    with session("", verbose=False):
+        works = {
+            "prepare": nightcap(folder, chain),
+            "ray.data.read_webdataset": lambda: loops.naive_ray(folder, tokenizer),
+            "webdataset loader": lambda: loops.webdataset_loader(folder, tokenizer, CORES),
+        }
+        interleaved(works, 1)
+        figures = interleaved(works, 2)
+    show(figures, "samples/s")
+    for name in list(works)[1:]:
+        print(f"prepare by {name}: {' '.join(f'{a / b:.2f}' for a, b in zip(figures['prepare'], figures[name], strict=True))}")
+
+
+def steps(folder: Path, tokenizer: str) -> None:
+    """CPU time of one core by step, on one shard, without Ray; and of the codecs alone."""
+    from pipeline.commit.prepared import WriteConfig, write_shard
+    from pipeline.samples.chunks import ShardTask
+    from pipeline.samples.guard import Limits
+    from pipeline.samples.prepare import Preparation
+    from pipeline.samples.tokens import Tokenizer
+
+    loops.one_thread()
+    write_photographs(folder / "shards", 1, 500)
+    chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
+    output = str(folder / "out")
+    preparation = Preparation(
+        chain=chain, tokenizer=Tokenizer.load(tokenizer), limits=Limits(300.0, 4 << 30), output=output, run_id="bench"
+    )
+    config = WriteConfig(prepare=preparation, output=output, fetch=lambda *_: [], metadata={})
+    path = str(folder / "shards/00000.tar")
+
+    def ours() -> float:
+        began = time.process_time()
+        list(write_shard(ShardTask(path, f"{time.time_ns()}.tar", "f"), config))
+        return 500 / (time.process_time() - began)
+
+    def bare() -> float:
+        began = time.process_time()
+        loops.pictures((path, str(folder / "bare.parquet"), tokenizer))
+        return 500 / (time.process_time() - began)
+
+    works = {"prepare, CPU time": ours, "loop, CPU time": bare, "codecs alone, CPU time": lambda: loops.codecs(path)}
+    interleaved(works, 1)
+    show(interleaved(works, 5), "samples/s")
+
+
+def memory(folder: Path, tokenizer: str) -> None:
+    """Peak memory of the largest worker and of the driver, with one and with ten times the archives."""
+    from peaks import peaks
+
+    for shards in (2, 20):
+        write_photographs(folder / str(shards) / "shards", shards, 300, distinct=64)
+        job = folder / str(shards)
+        command = ["prepare", str(job / "shards"), "-o", str(job / "out"), "--tokenizer", tokenizer]
+        print(f"{shards} archives: {json.dumps(peaks(command))}")
+
+
+def main() -> None:
+    """Runs the one that is named."""
+    name, *rest = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        globals()[name](Path(folder), rest[0] if rest else "")
+
+
+if __name__ == "__main__":
+    main()
