@@ -75,6 +75,7 @@ SAMPLES = pa.schema(
         pa.field("pixels_hwc", pa.large_binary()),  # uint8 RGB, pixels_height x pixels_width x 3; null for audio
         pa.field("pixels_height", pa.int32()),
         pa.field("pixels_width", pa.int32()),
+        pa.field("frame_times_s", pa.list_(pa.float64())),  # seconds of a clip's frames, one below the other; null for a single picture
         pa.field("wave_t", pa.large_binary()),  # int16 mono at sample_rate_hz; null for pictures
         pa.field("sample_rate_hz", pa.int32()),
         pa.field("guard", pa.bool_(), nullable=False),  # an earlier run died twice with this sample in flight

@@ -7,13 +7,14 @@ once. Log-probabilities are the model's own by the chain rule, whatever the sear
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from pipeline import schema
 from pipeline.captions.engine import Caption, EngineConfig, threads_of
 from pipeline.captions.weights import identity, locate, sample_seed
 from pipeline.errors import RequestError
-from pipeline.model.batch import Batch, Pictures, Recordings
+from pipeline.model.batch import Batch, Clips, Pictures, Recordings
 from pipeline.model.folder import CONFIG, TOKENIZER, WEIGHTS, Described, describe, load
 from pipeline.model.generate import Generated, GenerationConfig, generate
 from pipeline.model.inputs import fit_picture, stack_pictures
@@ -26,9 +27,17 @@ class Item(NamedTuple):
     """One medium as the model takes it."""
 
     kind: str
-    """image or audio."""
-    values: Any
-    """uint8 pixels, side x side x 3, or an int16 wave."""
+    """image, audio or video."""
+    pixels: Any
+    """uint8, side x side x 3; of a clip frames x side x side x 3; None for a recording."""
+    wave: Any
+    """int16; None without sound."""
+    times_s: tuple[float, ...]
+    """Of a clip's frames."""
+
+    def seed(self, seed: int) -> int:
+        """Of its own random draws."""
+        return sample_seed(seed, b"".join(part.tobytes() for part in (self.pixels, self.wave) if part is not None))
 
 
 class Checkpoint:
@@ -69,15 +78,13 @@ class Checkpoint:
     def needs(cls, config: EngineConfig) -> Needs:
         """The media that it was trained on, at its size and rate."""
         found = _described(config).config
-        accepts = tuple(kind for kind in ("image", "audio") if kind in found.modalities)
-        if not accepts:
-            raise RequestError(f"--model {config.model} takes clips only")
         return Needs(
-            accepts=accepts,
+            accepts=found.modalities,
             sample_rate_hz=found.sample_rate_hz,
             short_side_px=found.input_px,
             piece_s=found.max_recording_s,
-            video_as="video",
+            n_frames=found.max_frames if "video" in found.modalities else 1,
+            sound="video" in found.modalities,
         )
 
     @classmethod
@@ -103,17 +110,20 @@ class Checkpoint:
         for medium in media:
             if medium.modality not in self._model.kinds:
                 raise ValueError(f"this model takes {', '.join(self._model.kinds)}, not {medium.modality}")
+            times_s = (medium.times_s or (0.0,)) if medium.modality == "video" else ()
+            pixels: Any = None
             if medium.pixels_hwc is not None:
-                items.append(Item("image", fit_picture(medium.pixels_hwc, found.input_px, found.fit)))
-            else:
-                items.append(Item("audio", medium.wave_t))
+                frames = np.split(medium.pixels_hwc, max(1, len(times_s)))
+                fitted = [fit_picture(frame, found.input_px, found.fit) for frame in frames]
+                pixels = np.stack(fitted) if times_s else fitted[0]
+            items.append(Item(medium.modality, pixels, medium.wave_t, times_s))
         return items
 
     def __call__(self, batch: list[Item]) -> list[Caption]:
         """One caption a medium."""
         captions: list[Caption | None] = [None] * len(batch)
         size = self._config.batch_size or self.micro_batch
-        for kind in ("image", "audio"):
+        for kind in ("image", "audio", "video"):
             places = [at for at, item in enumerate(batch) if item.kind == kind]
             for start in range(0, len(places), size):
                 group = places[start : start + size]
@@ -122,7 +132,7 @@ class Checkpoint:
         return [caption for caption in captions if caption is not None]
 
     def _caption(self, items: list[Item]) -> list[Caption]:
-        seeds = [sample_seed(self._config.seed, item.values.tobytes()) for item in items] if self._config.temperature else None
+        seeds = [item.seed(self._config.seed) for item in items] if self._config.temperature else None
         with torch.inference_mode():
             memory = self._model.encode(media_batch(items, self._model.device))
         found = generate(self._model, memory, self._search, seeds)
@@ -161,18 +171,41 @@ def media_batch(items: Sequence[Item], device: torch.device) -> Batch:
     count = len(items)
     rows = torch.arange(count, device=device)
     nothing = torch.zeros(count, 0, dtype=torch.int64, device=device)
-    pictures = recordings = None
-    if items[0].kind == "image":
-        pictures = Pictures(rows_n=rows, pixels_nchw=stack_pictures([item.values for item in items]).to(device))
-    else:
-        lengths = torch.tensor([len(item.values) for item in items], device=device)
-        recordings = Recordings(rows_n=rows, wave_nt=pad_waves([item.values for item in items]).to(device), length_n=lengths)
+    kind = items[0].kind
     return Batch(
         origins=tuple(("", at) for at in range(count)),
         token_ids_bt=nothing,
         token_mask_bt=nothing.bool(),
         weight_b=torch.ones(count, device=device),
         seeds_b=torch.zeros(count, dtype=torch.int64, device=device),
-        pictures=pictures,
-        recordings=recordings,
+        pictures=Pictures(rows_n=rows, pixels_nchw=stack_pictures([item.pixels for item in items]).to(device)) if kind == "image" else None,
+        recordings=_recordings(items, device) if kind == "audio" else None,
+        clips=_clips(items, device) if kind == "video" else None,
+    )
+
+
+def _recordings(items: Sequence[Item], device: torch.device) -> Recordings | None:
+    """Sound of those that have it."""
+    rows = [at for at, item in enumerate(items) if item.wave is not None and len(item.wave)]
+    if not rows:
+        return None
+    waves = [items[at].wave for at in rows]
+    lengths = torch.tensor([len(wave) for wave in waves], device=device)
+    return Recordings(rows_n=torch.tensor(rows, device=device), wave_nt=pad_waves(waves).to(device), length_n=lengths)
+
+
+def _clips(items: Sequence[Item], device: torch.device) -> Clips:
+    """Padded with black frames to the longest."""
+    longest, side = max(len(item.times_s) for item in items), items[0].pixels.shape[1]
+    frames = torch.zeros(len(items), longest, 3, side, side, dtype=torch.uint8)
+    times = torch.zeros(len(items), longest)
+    for row, item in enumerate(items):
+        frames[row, : len(item.times_s)] = stack_pictures(list(item.pixels))
+        times[row, : len(item.times_s)] = torch.tensor(item.times_s)
+    return Clips(
+        rows_n=torch.arange(len(items), device=device),
+        frames_nkchw=frames.to(device),
+        n_frames_n=torch.tensor([len(item.times_s) for item in items], device=device),
+        times_nk=times.to(device),
+        sound=_recordings(items, device),
     )

@@ -218,6 +218,7 @@ def media_of(table: pa.Table, at: Sequence[int]) -> list[Medium]:
                 duration_s=row["duration_s"],
                 start_s=row["start_s"],
                 last=row["last"],
+                times_s=None if row["frame_times_s"] is None else tuple(row["frame_times_s"]),
                 text=row["text"],
             )
         )

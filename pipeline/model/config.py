@@ -62,8 +62,8 @@ class ModelConfig:
     """Rate of recordings and sound tracks."""
     max_recording_s: float = 30.0
     """Longest recording that is heard at once; the rest of a longer one is not heard in training."""
-    max_frames: int = 16
-    """Most frames of a clip."""
+    max_frames: int = 8
+    """Most frames of a clip; captions take as many, evenly. As many as nightcap prepare stores, or fewer."""
 
     text_model: str = "small"
     """BERT folder or hub name to start from, or a size from scratch: tiny (2 layers of 128), small (4 of 512), base (12 of 768)."""

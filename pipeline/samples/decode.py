@@ -13,9 +13,12 @@ from typing import TypeAlias
 
 from pipeline.errors import Reason, RequestError, SampleError
 from pipeline.samples.audio import decode_audio
+from pipeline.samples.frames import FramesConfig, sample_frames
 from pipeline.samples.image import decode_image
 from pipeline.samples.medium import Medium, Needs, modality_of
+from pipeline.samples.resize import MAX_JPEG_SIDE_PX, PictureConfig
 from pipeline.samples.video import decode_video
+from pipeline.samples.wave import WaveConfig
 
 Decoder: TypeAlias = Callable[[bytes, str, Needs], Iterator[Medium]]
 
@@ -37,10 +40,34 @@ def _decode(data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
     if modality == "image":
         pixels_hwc, width, height = decode_image(data, needs.short_side_px)
         yield Medium(modality="image", field=field, size_bytes=len(data), pixels_hwc=pixels_hwc, width=width, height=height)
+    elif modality == "video" and needs.video_as != "audio" and needs.n_frames > 1:
+        yield _frames(data, field, needs)
     elif modality == "video" and needs.video_as != "audio":
         yield decode_video(data, field, needs.short_side_px)
     else:
         yield from decode_audio(data, field, needs, modality=modality)
+
+
+def _frames(data: bytes, field: str, needs: Needs) -> Medium:
+    """Frames of a clip, one below the other, and its sound up to the longest piece."""
+    picture = PictureConfig(short_side_px=needs.short_side_px or MAX_JPEG_SIDE_PX)
+    config = FramesConfig(n_frames=needs.n_frames, sound=needs.sound)
+    clip = sample_frames(data, field, config, picture, WaveConfig(sample_rate_hz=needs.sample_rate_hz), jpeg=False)
+    assert clip.frames_thwc is not None
+    wave_t = None if clip.wave_t is None else clip.wave_t[: round(needs.piece_s * needs.sample_rate_hz)]
+    return Medium(
+        modality="video",
+        field=field,
+        size_bytes=len(data),
+        pixels_hwc=clip.frames_thwc.reshape(-1, *clip.frames_thwc.shape[2:]),
+        wave_t=wave_t,
+        sample_rate_hz=None if wave_t is None else needs.sample_rate_hz,
+        width=clip.width,
+        height=clip.height,
+        duration_s=clip.duration_s,
+        start_s=0.0,
+        times_s=clip.timestamps_s,
+    )
 
 
 def _bounded(decoder: Decoder, data: bytes, field: str, needs: Needs) -> Iterator[Medium]:

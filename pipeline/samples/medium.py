@@ -38,7 +38,11 @@ class Needs:
     piece_s: float = 120.0
     """Longest piece of a recording in seconds; longer ones are cut at the quietest place near the end of the piece."""
     video_as: str = "video"
-    """`video`: first frame, size and duration; `audio`: its sound track, for speech engines."""
+    """`video`: frames, size and duration; `audio`: its sound track, for speech engines."""
+    n_frames: int = 1
+    """Frames of a clip: 1 is its first; more are taken evenly, from the middle of equal parts."""
+    sound: bool = False
+    """With more frames than one: the sound track too, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +68,7 @@ class Medium:
     """Where this piece starts in its recording, seconds; None for pictures."""
     last: bool = True
     """The last or only piece."""
+    times_s: tuple[float, ...] | None = None
+    """Seconds from a clip's start, one a frame: its frames then stand one below the other in `pixels_hwc`. None for a single one."""
     text: str | None = None
     """The reference text that came with the sample, for prompts that use it."""

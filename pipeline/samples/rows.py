@@ -52,6 +52,7 @@ def _medium_columns(medium: Medium) -> dict[str, Any]:
         "start_s": medium.start_s,
         "last": medium.last,
         "sample_rate_hz": medium.sample_rate_hz,
+        "frame_times_s": None if medium.times_s is None else list(medium.times_s),
     }
     if medium.pixels_hwc is not None:
         height, width, _ = medium.pixels_hwc.shape

@@ -83,14 +83,14 @@ def save_whisper(folder: Path) -> None:
 
 
 def save_checkpoint(folder: Path) -> None:
-    """Pictures and recordings by one model, as `nightcap train` writes it."""
+    """Pictures, recordings and clips by one model, as `nightcap train` writes it."""
     from pipeline.model.build import build
     from pipeline.model.config import ModelConfig
     from pipeline.model.folder import save_checkpoint_folder
 
     save_tokenizer(folder)
     config = ModelConfig(
-        modalities=("image", "audio"),
+        modalities=("image", "audio", "video"),
         backbone="resnet18",
         backbone_stride=16,
         input_px=32,

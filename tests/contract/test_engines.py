@@ -81,11 +81,19 @@ def recording(n: int, scale: int = 4000) -> Medium:
     return Medium("audio", "wav", 10, wave_t=wave, sample_rate_hz=16_000, duration_s=n / 16_000, start_s=0.0)
 
 
+def clip(frames: int, *, sound: bool) -> Medium:
+    """Frames one below the other, as the decoder gives them."""
+    pixels = np.random.default_rng(frames).integers(0, 255, (frames * 36, 64, 3), dtype=np.uint8)
+    wave = recording(9_000).wave_t if sound else None
+    times = tuple(0.25 * at for at in range(frames))
+    return Medium("video", "mp4", 10, pixels, wave, 16_000 if sound else None, 64, 36, 2.0, 0.0, times_s=times)
+
+
 def media_for(kind: str) -> list[Medium]:
     if kind in SPEECH:
         return [recording(16_000), recording(1), recording(40_000, 0), recording(35 * 16_000)]
     if kind == "checkpoint":
-        return [picture(40, 50), recording(1), picture(1000, 1), recording(40_000)]
+        return [picture(40, 50), recording(1), clip(5, sound=True), clip(1, sound=False)]
     return [picture(40, 50), picture(1, 1), picture(1000, 1), picture(64, 64)]
 
 

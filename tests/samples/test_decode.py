@@ -134,3 +134,13 @@ def test_a_decoder_of_ones_own_has_the_same_boundary(tmp_path: Path, monkeypatch
         with pytest.raises(fault):
             next(media)
     assert len(list(media_decoder("own_decoder:mine", NEEDS)((b"fine", "jpg")))) == 1
+
+
+def test_frames_of_a_clip_come_one_below_the_other_with_their_times_and_sound() -> None:
+    needs = Needs(accepts=("video",), short_side_px=32, n_frames=4, sound=True)
+    (found,) = decode(clip(sound=True), "mp4", needs)
+    assert found.times_s == pytest.approx((0.2, 0.7, 1.2, 1.7), abs=0.11)
+    assert found.pixels_hwc is not None and found.pixels_hwc.shape == (4 * 32, 48, 3)
+    assert found.wave_t is not None and len(found.wave_t) == pytest.approx(32_000, abs=3000)
+    (silent,) = decode(clip(sound=False), "mp4", needs)
+    assert silent.wave_t is None and silent.sample_rate_hz is None and silent.times_s is not None
