@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.attempts import Attempts, Unit
 from pipeline.errors import Reason, SampleError
-from pipeline.samples.guard import Guard, Limits, Watchdog, memory_bound
+from pipeline.samples.guard import Guard, Limits, Watchdog, data_bytes, memory_bound
 
 Work = Callable[[Any], Iterable[Any]]
 
@@ -39,6 +39,7 @@ class Careful:
         self._watchdog = Watchdog(limits.seconds)
         self._guard: Guard | None = None
         self._died_here = False
+        self._base_bytes: int | None = None
 
     def close(self) -> None:
         """Ends the child process; without it one process and its memory stay until this worker ends."""
@@ -51,8 +52,9 @@ class Careful:
 
     @contextmanager
     def chunk(self, unit: Unit) -> Iterator[None]:
-        """Around the work on one chunk. `rest` before anything that is not work on a sample, such as a yield."""
+        """Around the work on one chunk, whose start is what memory is bounded from. `rest` before anything that is not work on a sample, such as a yield."""
         self._died_here = self._attempts.died([unit])
+        self._base_bytes = data_bytes()
         try:
             with self._attempts.marked([unit], keep=self._died_here):
                 yield
@@ -74,7 +76,7 @@ class Careful:
         while True:
             try:
                 self._watchdog.watch()
-                with memory_bound(self._limits.memory_bytes):
+                with memory_bound(self._limits.memory_bytes, self._base_bytes):
                     results = iter(self._work(item)) if results is None else results
                     result = next(results)
             except StopIteration:

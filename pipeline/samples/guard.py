@@ -234,12 +234,15 @@ def data_bytes() -> int | None:
 
 
 @contextlib.contextmanager
-def memory_bound(extra_bytes: int) -> Iterator[None]:
+def memory_bound(extra_bytes: int, base_bytes: int | None = None) -> Iterator[None]:
     """Allocations of the body beyond `extra_bytes` more than now raise MemoryError; 0 or less for no limit; no-op off Linux.
 
-    The bound is the whole process's: other threads fall under it as well.
+    `base_bytes` stands for what the process holds now: finding that out costs 0.05 ms, which many short items share. The bound
+    is the whole process's: other threads fall under it as well.
     """
-    now = data_bytes() if extra_bytes > 0 else None
+    now = None
+    if extra_bytes > 0:
+        now = data_bytes() if base_bytes is None else base_bytes
     if now is None:
         yield
         return

@@ -131,6 +131,7 @@ def test_filters_are_no_part_of_the_reject_budget_and_recipes_are_guarded(ray: N
         run(config(corpus, output=str(corpus / "strict"), max_rejects="1%"))
 
 
+@pytest.mark.timeout(300)
 def test_killed_anywhere_the_same_command_ends_with_every_sample_once(corpus: Path) -> None:
     for name in "cdef":
         write_tar(corpus / f"in/{name}.tar", [(f"{at:03d}.jpg", jpeg(900, 700, at, quality=85)) for at in range(60)])
