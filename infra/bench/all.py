@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("reader", "decode", "planning", "engine", "check", "memory", "large", "whisper")
+BENCHES = ("reader", "decode", "planning", "engine", "check", "memory", "shard", "large", "whisper")
 
 
 def main() -> int:

@@ -1,0 +1,92 @@
+"""`shard`: folder pairs against `tar` over the same files; a shuffle of corpora larger than the memory it is given; memory as they grow.
+
+Usage: shard.py [pairs [picture bytes]]. Files are in the page cache; both sides sync what they wrote.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from peaks import peaks
+
+from jobs.cluster import session
+from jobs.phases import execute
+from jobs.shard import ShardConfig, prepare
+
+ROUNDS = 3
+MEMORY = "16MiB"
+
+
+def pairs(folder: Path, count: int, size_bytes: int) -> Path:
+    """Pictures of random bytes with a sentence each, a thousand to a folder."""
+    chance = random.Random(1)
+    for number in range(count):
+        below = folder / f"{number // 1000:04d}"
+        below.mkdir(parents=True, exist_ok=True)
+        (below / f"{number:07d}.jpg").write_bytes(b"\xff\xd8\xff" + chance.randbytes(size_bytes - 3))
+        (below / f"{number:07d}.txt").write_text(f"picture number {number} of a corpus for measuring\n")
+    return folder
+
+
+def texts(folder: Path, count: int) -> Path:
+    """A manifest whose index is large: 4 KiB of text a row, all about one picture."""
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"\xff\xd8\xff" + bytes(1000))
+    chance = random.Random(2)
+    with (folder / "m.jsonl").open("w") as file:
+        for number in range(count):
+            file.write(json.dumps({"path": "a.jpg", "text": f"{number} {chance.randbytes(2048).hex()}"}) + "\n")
+    return folder / "m.jsonl"
+
+
+def ours(source: Path, output: Path) -> float:
+    """Seconds of a run inside a Ray that is up."""
+    began = time.monotonic()
+    job, _ = prepare(ShardConfig(source=(str(source),), output=str(output)))
+    execute(job)
+    return time.monotonic() - began
+
+
+def tars(source: Path, output: Path) -> float:
+    """Seconds of tar and a sync of its file."""
+    began = time.monotonic()
+    subprocess.run(["tar", "-cf", str(output), "-C", str(source), "."], check=True)
+    subprocess.run(["sync", str(output)], check=True)
+    return time.monotonic() - began
+
+
+def rate(folder: Path, count: int, size_bytes: int) -> None:
+    """Prints the rate against tar's, alternating."""
+    source = pairs(folder / "pairs", count, size_bytes)
+    with session("", verbose=False):
+        ours(source, folder / "warm")
+        ratios = []
+        for turn in range(ROUNDS):
+            theirs, own = tars(source, folder / f"{turn}.tar"), ours(source, folder / f"out{turn}")
+            ratios.append(theirs / own)
+            print(f"tar {theirs:.2f} s   shard {own:.2f} s   ratio {theirs / own:.2f}", flush=True)
+    print(f"{count:,} pairs of {size_bytes:,} bytes: {min(ratios):.2f} / {sorted(ratios)[ROUNDS // 2]:.2f} (min / median)")
+
+
+def memory(folder: Path) -> None:
+    """Prints peaks of shuffles whose index is 1.3 and 6.5 times the memory given."""
+    for count in (5_000, 25_000):
+        source = texts(folder / f"texts{count}", count)
+        found = peaks(["shard", str(source), "-o", str(folder / f"shuffled{count}"), "--shuffle", "1", "--memory", MEMORY])
+        print(f"{count:,} rows, {count * 4200 >> 20} MiB of index, --memory {MEMORY}: {found}", flush=True)
+
+
+def main() -> None:
+    """Both."""
+    count, size_bytes = (int(text) for text in (*sys.argv[1:], *("10000", "65536")[len(sys.argv) - 1 :]))
+    with tempfile.TemporaryDirectory(prefix="shard-bench-") as name:
+        rate(Path(name), count, size_bytes)
+        memory(Path(name))
+
+
+if __name__ == "__main__":
+    main()
