@@ -2,6 +2,7 @@
 
 - what it writes is read alike by webdataset, wids, datasets, Ray and open_clip, and its index files are what they look for;
 - the bytes do not depend on the run: a run whose archives, index or shuffle are half there ends with the same bytes;
+- failed downloads leave a row and an unused key, and are asked for again when that is asked for; a repeated id is a reject;
 - another source or other options into the same output are refused; rejects above the budget stop it before anything is written.
 """
 
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.shard import ShardConfig, run
 from pipeline.errors import RequestError, StoppedError
-from tests.shards.kit import read
+from tests.shards.kit import JPG, read
+from tests.shards.test_download import server as server  # a fixture
 
 COUNT = 60
 
@@ -142,6 +145,27 @@ def _nothing() -> Any:
     from contextlib import nullcontext
 
     return nullcontext()
+
+
+def test_failed_downloads_are_asked_for_again_and_repeated_ids_are_rejects(ray_session: None, server: str, tmp_path: Path) -> None:
+    rows = [("a", "1"), ("busy", "2"), ("b", "2"), ("c", "3")]
+    source = tmp_path / "m.csv"
+    source.write_text("url,id,caption\n" + "".join(f"{server}/{name},{identity},t\n" for name, identity in rows))
+    output = tmp_path / "out"
+    given: dict[str, Any] = {"max_samples": 2, "shuffle": -1, "max_rejects": "90%", "download_retries": 0}
+
+    def state() -> tuple[list[tuple[bytes, bytes]], list[tuple[str, str, str | None]]]:
+        found = [sample for tar in tars(output).values() for sample in read(tar)]
+        refused = [row for path in sorted((output / "rejects").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+        return [(one["__key__"], one["jpg"]) for one in found], [(row["name"], row["reason"], row["key"]) for row in refused]
+
+    assert run(config(source, output, **given)) == 0
+    whole = [(b"%09d" % at, JPG + name) for at, name in enumerate((b"a", b"busy", b"c"))]
+    twice = ("2", "duplicate_name", None)
+    assert state() == ([whole[0], whole[2]], [twice, ("2", "download_failed", "000000001")])
+    assert run(config(source, output, **given)) == 0 and state()[0] == [whole[0], whole[2]]
+    assert run(config(source, output, retry_failed=True, **given)) == 0 and state() == (whole, [twice])
+    assert json.loads((output / "sizes.json").read_text()) == {"shard-00000.tar": 2, "shard-00001.tar": 1}
 
 
 def test_an_output_that_is_whole_is_left_alone(output: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
