@@ -1,8 +1,10 @@
 """From odd archives to captions, on one local Ray: every sample has a row, in order, with the right status.
 
+- members that are no files, keys twice, a member that claims 8 EiB: nothing is followed, and the others come out;
+- a corpus in which nothing suits the engine ends well, all skipped;
 - an empty archive, and one with folders only, are done with empty tables;
 - an unsorted archive, missing partners, text that is no UTF-8, broken JSON, odd names: accounted for, nothing lost;
-- `--limit` does part, the next run the rest, a third nothing;
+- `--limit` does part (and ends with 1 if any of it failed for a passing reason), the next run the rest, a third nothing;
 - above the reject budget the run stops, and goes on when the budget allows it.
 """
 
@@ -94,6 +96,55 @@ def test_every_sample_of_odd_archives_has_its_row(folder: Path) -> None:
     kept = pq.read_table(folder / "out/quarantine/partners.parquet").to_pylist()
     assert [(row["key"], row["members"][0]["name"]) for row in kept] == [("b", "b.txt"), ("c", "c.png"), ("d", "d.png"), ("e", "e.json")]
     assert any("packed" in (row["detail"] or "") for row in pq.read_table(folder / "out/quarantine/packed.parquet").to_pylist())
+
+
+class Passing:
+    """Fails for a passing reason on every picture."""
+
+    accepts = ("image",)
+
+    def __init__(self, config: EngineConfig) -> None:
+        del config
+
+    def __call__(self, media: list[Any]) -> list[str]:
+        raise TimeoutError("try again")
+
+
+def test_members_that_are_no_files_and_claims_that_cannot_hold_cost_nothing_else(folder: Path) -> None:
+    with tarfile.open(folder / "in/kinds.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        kinds = {"l.png": tarfile.SYMTYPE, "h.png": tarfile.LNKTYPE, "c.png": tarfile.CHRTYPE, "f.png": tarfile.FIFOTYPE}
+        for name, kind in kinds.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        for key in ("deep/er/a", "b", "b"):  # the same key twice
+            member = tarfile.TarInfo(f"{key}.png")
+            member.size = len(png())
+            tar.addfile(member, io.BytesIO(png()))
+    huge = tarfile.TarInfo("huge.png")
+    huge.size = 8 << 60
+    good = (folder / "in/kinds.tar").read_bytes()[4 * 512 :]
+    (folder / "in/claims.tar").write_bytes(huge.tobuf(tarfile.GNU_FORMAT) + b"\x89PNG" * 128 + good)
+    assert caption(folder) == 0
+    kinds_rows = rows(folder, "kinds")
+    assert [row["key"] for row in kinds_rows if row["status"] == "success"][:2] == ["deep/er/a", "b"]
+    assert not any("root:" in str(row) for row in kinds_rows)
+    assert [row["key"] for row in rows(folder, "claims") if row["status"] == "success"][:2] == ["deep/er/a", "b"]
+    assert pq.read_table(folder / "out/quarantine/claims.parquet").column("reason").to_pylist()[-1] == "damaged"
+
+
+def test_a_corpus_in_which_nothing_suits_the_engine_is_done_with_every_sample_skipped(folder: Path) -> None:
+    write(folder / "in/a.tar", [("a.wav", b"RIFF"), ("b.wav", b"RIFF")])
+    config = CaptionConfig((str(folder / "in"),), output=str(folder / "out"), engine=EngineConfig(engine=f"{__name__}:Passing"))
+    assert run(config) == 0
+    assert [(row["status"], row["reason"]) for row in rows(folder, "a")] == [("skipped", "not_taken")] * 2
+
+
+def test_a_limited_run_with_samples_that_failed_for_a_passing_reason_does_not_end_well(folder: Path) -> None:
+    write(folder / "in/a.tar", [(f"{number}.png", png(number)) for number in range(3)])
+    engine = EngineConfig(engine=f"{__name__}:Passing")
+    with pytest.raises(StoppedError, match="2 samples failed for a passing reason"):
+        run(CaptionConfig((str(folder / "in"),), output=str(folder / "out"), engine=engine, limit=2, max_rejects="100%"))
 
 
 def test_a_limit_does_part_the_next_run_the_rest_and_a_third_nothing(folder: Path) -> None:
