@@ -22,6 +22,7 @@ from pipeline.samples.account import Survey
 from pipeline.samples.group import Sample, read_samples
 from pipeline.samples.prints import Gathered, Repeats
 from pipeline.samples.survey import Found, Look, survey
+from pipeline.shards.listing import local_path
 from pipeline.shards.repair import Repaired, repair
 
 IN_FLIGHT_PER_CPU = 2
@@ -180,10 +181,10 @@ def _surveys(urls: Sequence[str], config: CheckConfig, without_media: list[str])
 
 def _fix(shards: Sequence[ShardInput], faulty: Sequence[str], target: str) -> list[Repaired]:
     """Writes clean copies of the faulty archives, and a list of archives that together are the clean corpus."""
-    store = storage.Folder(target)
+    store = storage.Folder(local_path(target))  # workers may stand in another folder
     wanted = set(faulty)
     repaired = list(on_ray(repair, ((shard.url, shard.stem, shard.fingerprint, store) for shard in shards if shard.url in wanted)))
     clean = {one.url: f"{store.url}/{one.path}" for one in repaired}
-    names = [storage.resolve(url)[1] if storage.is_local(url) else url for url in (clean.get(shard.url, shard.url) for shard in shards)]
+    names = [local_path(clean.get(shard.url, shard.url)) for shard in shards]
     store.put(SHARD_LIST, "".join(f"{name}\n" for name in names).encode())
     return repaired

@@ -21,6 +21,7 @@ from pipeline.commit.plan import ShardInput, expand, inputs
 from pipeline.errors import RequestError, StoppedError
 from pipeline.reports.record import new_run_id, write_record
 from pipeline.reports.tally import Tally
+from pipeline.shards.listing import local_path
 from pipeline.shards.merge import DROPPED, KEPT, MERGED, RECORDS, Form, Job, Merged, merge, verify_first
 
 RECIPE_VERSION = 1
@@ -70,7 +71,7 @@ class MergeConfig:
 def run(config: MergeConfig) -> int:
     """Joins, verifies, copies, reports. Returns the exit code."""
     shards, root, captions_recipe = _inputs(config)
-    store = storage.Folder(config.output)
+    store = storage.Folder(local_path(config.output))  # workers may stand in another folder
     jobs = _jobs(shards, config)
     form = config.form()
     verify_first(jobs[0], form.max_sample_bytes)
@@ -101,7 +102,7 @@ def run(config: MergeConfig) -> int:
 
 def _inputs(config: MergeConfig) -> tuple[list[ShardInput], str, str]:
     """The archives, the root of their names, and what the captions were made with."""
-    source = storage.Folder(config.captions)
+    source = storage.Folder(local_path(config.captions))
     found_root, blobs = expand((config.shards,))
     root = recipes.root_of(source)
     if root is None:
@@ -115,7 +116,7 @@ def _inputs(config: MergeConfig) -> tuple[list[ShardInput], str, str]:
 
 def _jobs(shards: Sequence[ShardInput], config: MergeConfig) -> list[Job]:
     """Archives with their tables. RequestError where one has none."""
-    source = storage.Folder(config.captions)
+    source = storage.Folder(local_path(config.captions))
     tables = {blob.path: blob for blob in source.list(CAPTIONS)}
     missing = [shard.shard for shard in shards if table_path(CAPTIONS, shard.stem) not in tables]
     if len(missing) == len(shards):

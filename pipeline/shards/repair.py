@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pipeline import storage
 from pipeline.samples.group import EndOfShard, Sample, read_samples, split_name
 from pipeline.samples.medium import modality_of
+from pipeline.samples.spans import DamageKind
 from pipeline.samples.unpack import Unpacked, has_gzip_magic
 from pipeline.shards.item import Place
 from pipeline.shards.write import Ready, write_shard
@@ -123,9 +124,9 @@ class _Saved:
             runs.append(fields)
 
     def end(self, end: EndOfShard) -> None:
-        """Takes the account: what follows a damaged range without a name may be the rest of a sample that is gone."""
+        """Takes the account: what begins behind a damaged range may be the rest of a sample that is gone, whatever name can be read there."""
         for damage in end.damage:
-            if damage.name is None and damage.end in self._starts and damage.start < damage.end:
+            if damage.end in self._starts and damage.start < damage.end and damage.kind is not DamageKind.PADDING:
                 self._broken.add(self._starts[damage.end])
 
     def samples(self) -> Iterator[Ready]:
