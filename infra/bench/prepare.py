@@ -87,14 +87,14 @@ def compared(folder: Path, chain: ChainConfig, work: Any, tokenizer: str = "") -
 
 def pictures(folder: Path, tokenizer: str) -> None:
     """Decode, shorter side to 256, JPEG, tokens, Parquet."""
-    write_photographs(folder / "shards", 12, 500)
+    write_photographs(folder / "shards", 6, 500)
     compared(folder, ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer)), loops.pictures, tokenizer)
 
 
 def audio(folder: Path, tokenizer: str) -> None:
     """FLAC and MP3 speech at 44.1 kHz -> mono FLAC at 16 kHz."""
     for shard in range(8):
-        members = [(f"{at:04d}.{name}", data) for at, (name, data) in enumerate(recordings(60, shard))]
+        members = [(f"{at:04d}.{name}", data) for at, (name, data) in enumerate(recordings(30, shard))]
         write_tar(folder / "shards" / f"{shard}.tar", members)
     compared(folder, ChainConfig(), loops.audio)
 
@@ -103,7 +103,7 @@ def video(folder: Path, tokenizer: str) -> None:
     """H.264 clips of 5 s at 640 x 360 -> 8 JPEGs."""
     clips = videos(8)
     for shard in range(8):
-        write_tar(folder / "shards" / f"{shard}.tar", [(f"{at:04d}.mp4", clips[at % len(clips)]) for at in range(16)])
+        write_tar(folder / "shards" / f"{shard}.tar", [(f"{at:04d}.mp4", clips[at % len(clips)]) for at in range(8)])
     compared(folder, ChainConfig(frames=FramesConfig(n_frames=8)), loops.video)
 
 

@@ -27,6 +27,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from pipeline.errors import Reason, SampleError
+from pipeline.samples.jpeg_header import ordinary_jpeg
 from pipeline.samples.medium import Pixels
 
 MAX_PIXELS = 89_478_485
@@ -69,6 +70,28 @@ def decode_upright(data: bytes) -> Upright:
     """The same at full size. Raises as `decode_image` does."""
     if not data:
         raise SampleError(Reason.EMPTY_MEDIUM, "0 bytes")
+    return _ordinary(data) or _any(data)
+
+
+def _ordinary(data: bytes) -> Upright | None:
+    """An ordinary JPEG without Pillow; None for anything else, and for one that the codec complains of."""
+    header = ordinary_jpeg(data)
+    if header is None:
+        return None
+    check_pixels(header.width, header.height)
+    with _native_stderr() as heard:
+        try:
+            pixels_chw = decode_jpeg(_encoded(data), mode=ImageReadMode.RGB)
+        except RuntimeError as exc:
+            if "memory" in str(exc):
+                raise
+            return None
+        if _damage(heard()) is not None:
+            return None
+    return Upright(pixels_chw.permute(1, 2, 0).numpy(), header.colour)
+
+
+def _any(data: bytes) -> Upright:
     with warnings.catch_warnings(), _native_stderr() as heard:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -89,11 +112,14 @@ def decode_upright(data: bytes) -> Upright:
     return Upright(pixels, plain)
 
 
+def _encoded(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
 def _plain_jpeg(data: bytes, picture: Image.Image) -> Pixels:
     """torchvision's decoder; Pillow's for what that refuses (arithmetic coding, damage), so that Pillow names the fault."""
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        pixels_chw = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        pixels_chw = decode_jpeg(_encoded(data), mode=ImageReadMode.RGB, apply_exif_orientation=True)
     except RuntimeError as exc:
         if "memory" in str(exc):
             raise
