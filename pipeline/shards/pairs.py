@@ -21,7 +21,7 @@ from pipeline.shards.item import Bad, Item, Member, Options, Piece, Place
 from pipeline.shards.listing import Entry, entries, join, leaves, read_whole
 
 NAME = "pairs"
-PIECE_FILES = 20_000
+PIECE_FILES = 8_000
 TEXTS = ("txt", "caption", "json")
 _FIELD = re.compile(r"[a-z0-9_]{1,16}")
 
