@@ -41,7 +41,11 @@ class EvaluateConfig:
     """Options of `nightcap evaluate`."""
 
     captions: Annotated[str, Parameter(negative=())] = field(kw_only=False)
-    """Output folder of nightcap caption, a folder of caption tables, or one table."""
+    """Output folder of nightcap caption, a folder of caption tables, or one table; or a checkpoint, with --prepared."""
+    prepared: str = ""
+    """For a checkpoint: output folder of nightcap prepare, of samples that it was not trained on."""
+    limit: int = 2000
+    """For a checkpoint: samples measured; their memories are kept, about 60 KB a picture."""
     references: str = ""
     """File with references, several a sample if there are: JSON {key: [texts]} or COCO's annotations, or JSON lines, CSV or
     Parquet with key (or shard and index) and text or references. Samples it does not name keep the text they came with."""
@@ -65,6 +69,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         normalise.check(self.normaliser)
         score_config(self)
+        if self.limit < 2:
+            raise RequestError(f"--limit {self.limit}: a checkpoint is measured on 2 samples or more")
         if self.workers < 0 or self.changed < 0:
             raise RequestError(f"--workers {self.workers} and --changed {self.changed} cannot be negative")
 
@@ -76,6 +82,14 @@ def score_config(config: EvaluateConfig) -> ScoreConfig:
 
 def run(config: EvaluateConfig) -> int:
     """Scores, writes, prints. Returns the exit code."""
+    if os.path.isfile(os.path.join(config.captions, "model.safetensors")):
+        from jobs import understand
+
+        return understand.run(config.captions, config.prepared, config.output, limit=config.limit, seed=config.seed)
+    if config.prepared:
+        raise RequestError(
+            f"--prepared goes with a checkpoint, and {config.captions} holds no model.safetensors; name the folder that nightcap train wrote"
+        )
     ours = tables.find(config.captions)
     theirs = tables.find(config.against) if config.against else None
     given = references.load(config.references) if config.references else None
