@@ -8,10 +8,14 @@ from pipeline.errors import RequestError, StoppedError
 from pipeline.training.setup import Setup
 from pipeline.training.world import cores
 
+AHEAD_BYTES = 128 << 20
+"""Decoded rows ahead of one worker. Without a bound reading runs until Ray's store is full, on the cores that the trainer needs."""
+
 
 def launch(setup: Setup, store: storage.Folder, *, workers: int, max_failures: int, verbose: bool) -> None:
     """The executed training; a Ray session stands. StoppedError where it could not end, RequestError for too many workers."""
-    from ray.train import FailureConfig, RunConfig
+    from ray.data import ExecutionOptions, ExecutionResources
+    from ray.train import DataConfig, FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -29,6 +33,7 @@ def launch(setup: Setup, store: storage.Folder, *, workers: int, max_failures: i
         epochs=setup.epochs,
         polite=not scaling.use_gpu,
     )
+    ahead = ExecutionResources(object_store_memory=AHEAD_BYTES * scaling.num_workers)
     filesystem, path = storage.resolve(f"{setup.output}/runs/{setup.run_id}/ray")
     trainer = TorchTrainer(
         work,
@@ -37,6 +42,7 @@ def launch(setup: Setup, store: storage.Folder, *, workers: int, max_failures: i
         run_config=RunConfig(
             name="train", storage_path=path, storage_filesystem=filesystem, failure_config=FailureConfig(max_failures=max_failures)
         ),
+        dataset_config=DataConfig(execution_options=ExecutionOptions(resource_limits=ahead)),
         datasets={"train": training_data(feed, setup.loop.keep, None if scaling.use_gpu else max(1, cores() // 2))},
     )
     failure: BaseException | None = None
