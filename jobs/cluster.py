@@ -82,10 +82,11 @@ def _quiet(verbose: bool) -> None:
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
     context.target_max_block_size = BLOCK_BYTES
+    context.raise_original_map_exception = True  # else it arrives without its class: a full disk would look like a bug
     context.execution_options.verbose_progress = verbose
     if not verbose:
         for name in ("ray.data", "ray"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what it logs as an error is raised here as well
 
 
 def gpus() -> int:

@@ -168,12 +168,17 @@ def _receipts(run: Run, dataset: Callable[[tuple[ShardTask, ...]], Any], tasks: 
     except RayTaskError as exc:
         cause = exc.cause if isinstance(exc.cause, BaseException) else exc
         if isinstance(cause, StoppedError | RequestError):
-            raise StoppedError(str(cause)) from exc
+            raise StoppedError(_first_line(cause)) from exc
         if run.config.verbose or not isinstance(cause, OSError):
             raise
-        raise StoppedError(f"storage failed: {cause}; run the same command again to continue") from exc
+        raise StoppedError(f"storage failed: {_first_line(cause)}; run the same command again to continue") from exc
     except RayError as exc:
         raise StoppedError(f"Ray stopped the run: {str(exc).strip().splitlines()[-1]}; run the same command again to continue") from exc
+
+
+def _first_line(exc: BaseException) -> str:
+    """Without the lines that Ray puts below it, on how it may be made to try again."""
+    return str(exc).strip().split("\n", 1)[0]
 
 
 def _finish(run: Run, steps: Steps, problem: StoppedError | None) -> int:

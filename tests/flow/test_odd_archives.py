@@ -147,6 +147,13 @@ def test_a_limited_run_with_samples_that_failed_for_a_passing_reason_does_not_en
         run(CaptionConfig((str(folder / "in"),), output=str(folder / "out"), engine=engine, limit=2, max_rejects="100%"))
 
 
+def test_an_engine_that_fails_on_every_sample_stops_the_run_with_its_last_error(folder: Path) -> None:
+    write(folder / "in/a.tar", [(f"{number}.png", png(number)) for number in range(5)])
+    with pytest.raises(StoppedError) as stopped:
+        run(CaptionConfig((str(folder / "in"),), output=str(folder / "out"), engine=EngineConfig(engine=f"{__name__}:Passing")))
+    assert str(stopped.value) == "the engine failed on each of 5 samples of a block alone; the last error: TimeoutError: try again"
+
+
 def test_a_limit_does_part_the_next_run_the_rest_and_a_third_nothing(folder: Path) -> None:
     for name in "ab":
         write(folder / f"in/{name}.tar", [(f"{number:03d}.png", png(number)) for number in range(20)])
