@@ -2,8 +2,7 @@
 
 A URL is a local path, or a scheme of pyarrow.fs (`s3://`, `gs://`, `file://`), or any that fsspec knows
 (`http://`). Local files are read with `preadv` into the caller's buffer: one copy, none in pyarrow.
-A write appears whole or not at all: temporary file, fsync, rename on a disk; one PUT on an object store.
-"""
+A write appears whole or not at all: temporary file, fsync, rename on a disk; one PUT on an object store."""
 
 import contextlib
 import errno
@@ -23,7 +22,6 @@ from pipeline.errors import StoppedError
 
 TEMPORARY = ".tmp-"
 """Part of the name of a file that is being written; whoever finds an old one may delete it."""
-
 SEND_BYTES = 16 << 20
 """Piece in which a large file goes to an object store; a store takes at most 10,000 of at least 5 MiB each."""
 
