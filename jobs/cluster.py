@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import RequestError
+from pipeline.pace import set_pace
 
 CPUS_AT_LEAST = 4
 """Logical CPUs of a local Ray: reads, engine and commit each need a slot, also on a machine with one or two cores."""
@@ -82,6 +83,7 @@ def _quiet(verbose: bool) -> None:
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
     context.target_max_block_size = BLOCK_BYTES
+    set_pace(context)
     context.raise_original_map_exception = True  # else it arrives without its class: a full disk would look like a bug
     context.execution_options.verbose_progress = verbose
     if not verbose:
