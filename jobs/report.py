@@ -35,5 +35,7 @@ def page_of(store: Folder, record: str) -> str:
         from pipeline.reports.page import write_page
 
         return f"{store.url}/{write_page(store, record)}"
+    except StoppedError:  # a full disk, which the run that it stopped tells in a line of its own
+        return f"not written, storage takes no more; nightcap report {store.url} makes it later"
     except Exception as exc:
         return f"could not be made ({type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''}); nightcap report {store.url} tries again"

@@ -111,18 +111,20 @@ def test_large_items_and_results_pass(guard: Guard) -> None:
 
 @pytest.mark.parametrize(("factory", "text"), [("broken", "no weights"), ("dies", "exit code 3"), ("absent", "AttributeError")])
 def test_a_factory_that_fails_says_so(module: str, factory: str, text: str) -> None:
+    before = psutil.Process().children(recursive=True)
     guard = Guard(f"{module}:{factory}", (), Limits(5.0, 0))
     with pytest.raises(RuntimeError, match=text):
         guard.run("item")
-    assert not psutil.Process().children(recursive=True)
+    assert not set(psutil.Process().children(recursive=True)) - set(before)
 
 
 def test_no_child_is_left_after_close_and_a_second_close_is_harmless(guard: Guard) -> None:
+    before = psutil.Process().children(recursive=True)
     guard.run("item")
-    assert psutil.Process().children()
+    assert set(psutil.Process().children()) - set(before)
     guard.close()
     guard.close()
-    assert not psutil.Process().children(recursive=True)
+    assert not set(psutil.Process().children(recursive=True)) - set(before)
 
 
 def gone(pid: int) -> bool:
