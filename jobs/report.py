@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobs.display import console
+from pipeline.errors import StoppedError
 from pipeline.storage import Folder
 
 
