@@ -1,6 +1,6 @@
 """`prepare` in steady state against hand-written loops with the same codecs, and against what users would take instead.
 
-    python infra/bench/prepare.py pictures|audio|video|others|steps|memory [tokenizer folder]
+    python infra/bench/prepare.py pictures|steady|audio|video|others|steps|memory [tokenizer folder]
 
 Workers of both sides are warm: the first round of each is not counted. Both write Parquet. Samples a second on all cores.
 """
@@ -89,6 +89,23 @@ def pictures(folder: Path, tokenizer: str) -> None:
     """Decode, shorter side to 256, JPEG, tokens, Parquet."""
     write_photographs(folder / "shards", 6, 500)
     compared(folder, ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer)), loops.pictures, tokenizer)
+
+
+def steady(folder: Path, tokenizer: str) -> None:
+    """Pictures without start and end: the time of 14 archives less that of 6."""
+    big, small, chain = folder / "big", folder / "small", ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
+    write_photographs(big / "shards", 14, 500)
+    write_photographs(small / "shards", 6, 500)
+    with session("", verbose=False), pool() as made:
+        sides = {
+            "prepare": (nightcap(big, chain), nightcap(small, chain)),
+            "loop by hand": (by_hand(big, made, loops.pictures, tokenizer), by_hand(small, made, loops.pictures, tokenizer)),
+        }
+        works = {name: lambda side=side: 4_000 / (7_000 / side[0]() - 3_000 / side[1]()) for name, side in sides.items()}  # type: ignore[misc]
+        interleaved(works, 1)
+        figures = interleaved(works, 2)
+    show(figures, "samples/s")
+    print("prepare by loop: " + " ".join(f"{a / b:.3f}" for a, b in zip(figures["prepare"], figures["loop by hand"], strict=True)))
 
 
 def audio(folder: Path, tokenizer: str) -> None:
