@@ -122,6 +122,7 @@ def recipe(prepared: str, validation: str, output: str, minutes: float) -> train
         prepared,
         output=output,
         validation=validation,
+        validation_samples=256,
         model=ModelConfig(
             backbone="efficientnet-lite0",
             backbone_weights=backbone_weights(),
@@ -137,7 +138,7 @@ def recipe(prepared: str, validation: str, output: str, minutes: float) -> train
         optimiser=OptimiserConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(epochs=0, max_minutes=minutes),
         augment=AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.6, hue_deg=15.0, grey=0.1),
-        loop=LoopConfig(validations=2),
+        loop=LoopConfig(validations=1),
     )
 
 

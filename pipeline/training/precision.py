@@ -13,7 +13,7 @@ import torch
 from pipeline.model.model import Number, Precision
 
 Wish = Literal["auto", "float32", "bfloat16"]
-ROUNDS = 3
+ROUNDS = 6
 WORTH = 0.95
 """Share of float32's time below which bfloat16 is taken: a tie is no reason to round."""
 
