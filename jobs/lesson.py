@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from jobs import caption, emoji, prepare, shard, train
 from jobs.copiers import Copied, copy_names
-from jobs.material import package, write_manifest
+from jobs.installed import package
+from jobs.material import write_manifest
 from pipeline.captions.engine import EngineConfig
 from pipeline.model.config import ModelConfig
 from pipeline.model.vocabulary import cut_vocabulary

