@@ -6,6 +6,7 @@ One set of weights serves all media and all objectives: a mask makes BERT causal
 absent medium is a learned null token; hiding media now and then teaches it, and with it the text-only probability.
 """
 
+import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -158,12 +159,13 @@ class MultimodalLM(nn.Module):
         )
         return out.logits
 
-    def forward(self, batch: Batch, mix: ObjectiveMix, *, train: bool) -> dict[str, Loss]:
+    def forward(self, batch: Batch, mix: ObjectiveMix, *, train: bool, memory: Memory | None = None) -> dict[str, Loss]:
         """Loss by objective, unweighted, of those that the mix wants. Under DDP this is what is called.
 
         All randomness but dropout comes from `batch.seeds_b`. Without `train` nothing is hidden but what an objective asks for.
+        `memory` is the batch's, where it is known already.
         """
-        memory = self.encode(batch, train=train)
+        memory = self.encode(batch, train=train) if memory is None else memory
         wanted, losses = mix.wanted(), {}
         with self.text_numbers():
             if "causal" in wanted:
@@ -215,11 +217,11 @@ class MultimodalLM(nn.Module):
 
     def _masked_medium(self, batch: Batch, states: Any, mix: ObjectiveMix) -> Loss:
         found = []
-        share = mix.masked_medium_share
+        share, numbers = mix.masked_medium_share, functools.partial(self._numbers, self.precision.encoder)
         if batch.pictures is not None or batch.clips is not None:
-            found.append(picture_patch_loss(self.pictures, self.picture_head, batch, states, share))
+            found.append(picture_patch_loss(self.pictures, self.picture_head, batch, states, share, numbers))
         if batch.recordings is not None:
-            found.append(recording_patch_loss(self.recordings, self.recording_head, batch, states, share))
+            found.append(recording_patch_loss(self.recordings, self.recording_head, batch, states, share, numbers))
         if not found:
             zero = batch.weight_b.sum() * 0.0
             return Loss(zero, zero)

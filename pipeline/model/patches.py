@@ -6,8 +6,8 @@ BatchNorm keeps its statistics in this pass: pictures with grey holes are not wh
 same patches; else a neighbouring frame would show them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -19,12 +19,15 @@ from pipeline.model.objectives import Loss, patch_loss
 from pipeline.model.pictures import PictureEncoder, freeze_statistics
 from pipeline.model.recordings import STRIDE, RecordingEncoder
 
+Numbers = Callable[[], AbstractContextManager[None]]
 SPAN = 8
 """Tokens of a spectrogram (20 ms each) that are hidden together: less, and the neighbours tell."""
 
 
-def picture_patch_loss(encoder: PictureEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float) -> Loss:
-    """Of the pictures of a batch, and the frames of its clips."""
+def picture_patch_loss(
+    encoder: PictureEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float, numbers: Numbers = nullcontext
+) -> Loss:
+    """Of the pictures of a batch, and the frames of its clips; `numbers` gives the encoder's precision as a context."""
     blocks = []
     if batch.pictures is not None:
         rows = batch.pictures.rows_n
@@ -37,21 +40,24 @@ def picture_patch_loss(encoder: PictureEncoder, head: PatchHead, batch: Batch, w
     rows_n, pixels, weight = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     normal = encoder.normalised(pixels)
     hidden = hidden_patches(batch.seeds_b[rows_n], encoder.grid**2, share)
-    with statistics_kept(encoder):
+    with numbers(), statistics_kept(encoder):
         grid = encoder.features(hide_patches(normal, hidden, encoder.stride))
-    tokens = encoder.tokens(grid)[:, -(encoder.grid**2) :]
+        tokens = encoder.tokens(grid)[:, -(encoder.grid**2) :]
     predicted = head(tokens, hidden, words_btd[rows_n], batch.token_mask_bt[rows_n], torch.ones_like(hidden))
     return patch_loss(predicted, patches_of(normal, encoder.stride), hidden * weight[:, None])
 
 
-def recording_patch_loss(encoder: RecordingEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float) -> Loss:
-    """Of the recordings of a batch: spans of 160 ms, all bands."""
+def recording_patch_loss(
+    encoder: RecordingEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float, numbers: Numbers = nullcontext
+) -> Loss:
+    """Of the recordings of a batch: spans of 160 ms, all bands; `numbers` gives the encoder's precision as a context."""
     assert batch.recordings is not None
     rows = batch.recordings.rows_n
     mel, heard_nf = encoder.features(batch.recordings.wave_nt, batch.recordings.length_n)
     heard = heard_nf[:, ::STRIDE]
     hidden = hidden_spans(batch.seeds_b[rows], heard, share)
-    tokens, _ = encoder.encode(mel.masked_fill(hidden.repeat_interleave(STRIDE, dim=1)[:, None], 0.0), heard_nf)
+    with numbers():
+        tokens, _ = encoder.encode(mel.masked_fill(hidden.repeat_interleave(STRIDE, dim=1)[:, None], 0.0), heard_nf)
     predicted = head(tokens, hidden, words_btd[rows], batch.token_mask_bt[rows], heard)
     n, bands, frames = mel.shape
     target = mel.view(n, bands, frames // STRIDE, STRIDE).permute(0, 2, 1, 3).flatten(2)

@@ -6,6 +6,8 @@
 What steers is decided alike on all workers: one small sum a step carries the first worker's clock and wishes with the counts.
 """
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import StoppedError
+from pipeline.model.memory import Memory
 from pipeline.storage import Folder
 from pipeline.training import precision
 from pipeline.training.batches import Fed, collate, to_device
@@ -139,17 +142,32 @@ class Training:
         self._tried = True
         setup = self._setup
         fed = collate(table.slice(0, TRIAL_ROWS), px=setup.spec.px, pad_id=self._pad_id)
-        batch = to_device(fed.batch, self._world.device)
-
-        def trial() -> None:
-            sum(loss.total for loss in self.model(batch, setup.mix, train=True).values()).backward()
-
-        chosen = precision.choose(self.model, setup.loop.precision, self._world.device, trial)
-        self.model.precision = self._world.gather(chosen)[0]
+        chosen = precision.choose(self.model, setup.loop.precision, self._world, self._trials(fed))
+        self.model.precision = chosen.precision
         if self._log is not None:
             numbers = {"encoder": self.model.precision.encoder, "text": self.model.precision.text}
-            self._log.write({"kind": "start", "step": self.standing.spent.steps, "precision": numbers, "origins": list(self.model.origins)})
+            told = {"precision": numbers, "trial_s": chosen.seconds, "origins": list(self.model.origins)}
+            self._log.write({"kind": "start", "step": self.standing.spent.steps, **told})
         self._start_clock()
+
+    def _trials(self, fed: Fed) -> dict[precision.Part, Callable[[], None]]:
+        """Passes over a batch: of the encoder alone, and of all that comes after it."""
+        batch, mix, model = to_device(fed.batch, self._world.device), self._setup.mix, self.model
+
+        @functools.cache
+        def seen() -> Memory:
+            with torch.no_grad():
+                found: Memory = model.encode(batch, train=True)
+            return found
+
+        def encoder() -> None:
+            model.encode(batch, train=True).states_bmd.float().sum().backward()
+
+        def text() -> None:
+            memory = dataclasses.replace(seen(), states_bmd=seen().states_bmd.clone().requires_grad_())
+            sum(loss.total for loss in model(batch, mix, train=True, memory=memory).values()).backward()
+
+        return {"encoder": encoder, "text": text}
 
     def _step(self, feds: list[Fed]) -> None:
         spent, loop, now = self.standing.spent, self._setup.loop, time.perf_counter()
