@@ -18,11 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
-from zlib import adler32
 
 from pipeline import storage
 from pipeline.errors import Reason, SampleError
 from pipeline.samples.group import split_name
+from pipeline.samples.ustar import BLOCK, END, PADS, header
 from pipeline.shards.item import Place
 
 BUFFER_BYTES = 1 << 20
@@ -32,13 +32,6 @@ REMOTE_BYTES = 8 << 20
 OPEN_FILES = 32
 """Files kept open from which byte ranges are taken, such as archives whose samples are spread over new ones."""
 
-_BLOCK = 512
-_END_BYTES = 2 * _BLOCK
-_NAME_BYTES = 100
-_PREFIX_BYTES = 155
-_MAX_OCTAL = 8**11 - 1  # what the size field of a ustar header holds: 8 GiB - 1
-_PADS = tuple(bytes(n) for n in range(_BLOCK))
-
 _FAULTS = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP), Reason.MISSING_FILE),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ENXIO, errno.EAGAIN, errno.ESTALE), Reason.MISSING_FILE),
@@ -46,12 +39,6 @@ _FAULTS = {
 }
 
 _META = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
-
-_MODE_OWNER = b"0000644\0" + b"0000000\0" * 2
-_MTIME = b"00000000000\0"
-_MAGIC = bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2  # link name, magic, no names of owners, no device
-_UNCHECKED = b" " * 8
-_FILE, _PAX = b"0", b"x"
 
 Member = tuple[str, Place | bytes]
 """Field name, and the bytes or where they stand."""
@@ -106,53 +93,6 @@ def write_shard(target: storage.Folder, path: str, samples: Iterable[Ready]) -> 
     return Written(path, tar.samples, size_bytes, tuple(lost))
 
 
-def header(name: bytes, size: int) -> bytes:
-    """The header blocks of a file of `size` bytes: 512 bytes of ustar, after PAX records where ustar cannot say it."""
-    if len(name) <= _NAME_BYTES and size <= _MAX_OCTAL:
-        return _block(name, size, _FILE, b"")
-    split = _split(name)
-    if split is not None and size <= _MAX_OCTAL:
-        return _block(split[1], size, _FILE, split[0])
-    records = b""
-    if split is None:
-        records += _record(b"path", name)
-        split = b"", name[:_NAME_BYTES].decode("utf-8", "ignore").encode()  # readers that know no PAX want whole characters
-    if size > _MAX_OCTAL:
-        records += _record(b"size", b"%d" % size)
-        size = 0
-    pax = _block(b"././@PaxHeader", len(records), _PAX, b"") + records + _PADS[-len(records) % _BLOCK]
-    return pax + _block(split[1], size, _FILE, split[0])
-
-
-def _block(name: bytes, size: int, kind: bytes, prefix: bytes) -> bytes:
-    digits = b"%011o" % size
-    # The low half of Adler-32 is one plus the sum of the bytes, as long as that is below 65,521; sum() takes longer.
-    checksum = _BASE_SUM + (adler32(name) & 0xFFFF) + sum(digits) + kind[0] + (adler32(prefix) & 0xFFFF) - 2
-    return b"".join(
-        (name.ljust(_NAME_BYTES, b"\0"), _MODE_OWNER, digits, b"\0", _MTIME)
-        + (b"%06o\0 " % checksum, kind, _MAGIC, prefix.ljust(_PREFIX_BYTES + 12, b"\0"))
-    )
-
-
-_BASE_SUM = sum(_MODE_OWNER + _MTIME + _UNCHECKED + _MAGIC)
-
-
-def _split(name: bytes) -> tuple[bytes, bytes] | None:
-    """Prefix and name at a slash such that both fit their fields; None where there is no such slash."""
-    if len(name) <= _NAME_BYTES:
-        return b"", name
-    at = name.find(b"/", max(1, len(name) - _NAME_BYTES - 1))
-    return None if at < 0 or at > _PREFIX_BYTES or at == len(name) - 1 else (name[:at], name[at + 1 :])
-
-
-def _record(key: bytes, value: bytes) -> bytes:
-    """One PAX record, whose length counts its own digits (POSIX.1-2001, pax interchange format)."""
-    rest = len(key) + len(value) + 3
-    size = rest + len(str(rest))
-    size = rest + len(str(size))
-    return b"%d %s=%s\n" % (size, key, value)
-
-
 class TarWriter:
     """Appends samples to a draft, each whole or not at all. As a context it releases the files that it reads from."""
 
@@ -198,7 +138,7 @@ class TarWriter:
 
     def finish(self) -> int:
         """Ends the archive; returns its size in bytes."""
-        self._append(bytes(_END_BYTES))
+        self._append(END)
         self._flush()
         return self._draft.size
 
@@ -218,7 +158,7 @@ class TarWriter:
     def _copy_bytes(self, name: bytes, data: bytes) -> None:
         self._append(header(name, len(data)))
         self._append(data)
-        self._append(_PADS[-len(data) % _BLOCK])
+        self._append(PADS[-len(data) % BLOCK])
 
     def _copy_file(self, name: bytes, place: Place) -> None:
         """A local file from its start: opened once, read into the buffer. O_NONBLOCK: a pipe must not be waited for."""
@@ -250,7 +190,7 @@ class TarWriter:
                 left -= count
         finally:
             os.close(fd)
-        self._append(_PADS[-size % _BLOCK])
+        self._append(PADS[-size % BLOCK])
 
     def _copy_range(self, name: bytes, place: Place) -> None:
         """A byte range of any file, or a file of a store."""
@@ -281,7 +221,7 @@ class TarWriter:
             else:
                 self._draft.write(view[:count])
             done += count
-        self._append(_PADS[-size % _BLOCK])
+        self._append(PADS[-size % BLOCK])
 
     def _append(self, data: bytes) -> None:
         size = len(data)
