@@ -61,10 +61,10 @@ def shard(config: ShardConfig) -> int:
 
 @app.command
 def prepare(config: PrepareConfig) -> int:
-    """Decode, filter, normalise and tokenise SHARDS into Parquet that a trainer reads at full speed.
+    """Decode, filter, normalise and tokenise SHARDS into Parquet that a trainer reads at full speed, or into WebDataset archives.
 
-    Pictures become JPEGs of one size, recordings mono FLAC at one rate, clips some frames, texts token ids. One table a
-    shard; the same command run again continues.
+    Pictures become JPEGs of one size, recordings mono FLAC at one rate, clips some frames, texts token ids. One table or archive
+    a shard; the same command run again continues.
     """
     from jobs.prepare import run
 

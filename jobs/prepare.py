@@ -1,4 +1,4 @@
-"""`nightcap prepare`: archives in, rows that a trainer consumes in Parquet out.
+"""`nightcap prepare`: archives in, rows that a trainer consumes out, in Parquet or WebDataset archives.
 
     read, decode, filter, tokenise, write: one Ray operator, a shard from tar to table inside one task -> receipts
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from cyclopts import Parameter
@@ -21,7 +21,7 @@ from jobs.explain import explain_filters
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Receipt, Run, Steps, carry_out, plan_run, tasks_of
 from pipeline import storage
-from pipeline.commit.parts import PREPARED, folder_of, stem_of, table_path
+from pipeline.commit.parts import ARCHIVES, PREPARED, folder_of, stem_of, table_path
 from pipeline.commit.plan import expand, inputs
 from pipeline.commit.prepared import WriteConfig, part_of, tidy, write_shard
 from pipeline.commit.stage import Fetch
@@ -55,6 +55,8 @@ class PrepareConfig(ShardOptions):
     """Output folder of `nightcap dedup`: leave out the copies that it found."""
     explain: int = 0
     """Only show what the filters would remove of EXPLAIN samples, with examples; nothing is written."""
+    format: Literal["parquet", "webdataset"] = "parquet"
+    """parquet: tables, which nightcap train reads; webdataset: archives of media, txt and json, for other trainers."""
     row_group: str = "32MiB"
     """Size of the row groups: what a writer holds, and what a trainer reads at once."""
 
@@ -64,6 +66,11 @@ class PrepareConfig(ShardOptions):
         byte_count("--row-group", self.row_group)
         if self.explain < 0:
             raise RequestError(f"--explain {self.explain} cannot be negative; give a number of samples, or 0 for none")
+
+    @property
+    def tables(self) -> str:
+        """Folder below the output for what is made."""
+        return ARCHIVES if self.format == "webdataset" else PREPARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ def plan(config: PrepareConfig) -> Job:
     Chain(config.chain, tokenizer)
     if config.drop:
         check_drops(config.drop)
-    planned = plan_run(config, job="prepare", tables=PREPARED, recipe=recipe_of(config, tokenizer))
+    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe_of(config, tokenizer))
     if tokenizer is not None:
         for name, data in tokenizer.files().items():
             planned.store.put(f"tokenizer/{name}", data)
@@ -110,7 +117,7 @@ def recipe_of(config: PrepareConfig, tokenizer: Tokenizer | None) -> dict[str, A
     """What decides the rows."""
     chain = asdict(replace(config.chain, filters=resolved(config.chain.filters)))
     chain["tokens"]["tokenizer"] = None if tokenizer is None else tokenizer.identity()
-    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "drop": config.drop, **chain}
+    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": config.drop, **chain}
 
 
 def steps_of(job: Job) -> Steps:
@@ -158,6 +165,7 @@ def write_config(job: Job) -> WriteConfig:
         output=config.output,
         fetch=fetch,
         metadata=job.run.metadata(),
+        tables=config.tables,
         group_bytes=byte_count("--row-group", config.row_group),
     )
 
@@ -195,7 +203,7 @@ def _parts(job: Job, task: ShardTask, spans: tuple[Span, ...]) -> list[ShardTask
 def sweep(job: Job) -> list[str]:
     """Tidies the output. Nothing is completed here: the task that finds all parts of its shard joins them."""
     store = job.run.store
-    done = [shard.input.stem for shard in job.run.plan.open if store.exists(table_path(PREPARED, shard.input.stem))]
+    done = [shard.input.stem for shard in job.run.plan.open if store.exists(table_path(job.config.tables, shard.input.stem))]
     tidy(store, done, job.run.run_id)
     return []
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from pipeline.storage import Blob
 
 FOLDER = "_parts"
-CAPTIONS, PREPARED = "captions", "prepared"
-"""Folders of final tables; what a run makes stands in one of them."""
+CAPTIONS, PREPARED, ARCHIVES = "captions", "prepared", "archives"
+"""Folders of final tables; what a run makes stands in one of them. Those of ARCHIVES are WebDataset archives."""
 EXTENSIONS = (".tar.gz", ".tgz", ".tar")
 _NAME = re.compile(r"(\d+)\.(\d+)-(\d+)\.(\d+)(\.l)?(\.t)?(\.end)?\.parquet")
 
@@ -57,7 +57,7 @@ def stem_of(shard: str) -> str:
 
 def table_path(tables: str, stem: str) -> str:
     """Where the final table of a shard lies: its existence is the commit."""
-    return f"{tables}/{stem}.parquet"
+    return f"{tables}/{stem}.tar" if tables == ARCHIVES else f"{tables}/{stem}.parquet"
 
 
 def quarantine_path(stem: str) -> str:

@@ -1,15 +1,16 @@
-"""Prepared rows in, one table a shard out, in memory that no shard's size changes.
+"""Prepared rows in, one table or WebDataset archive a shard out, in memory that no shard's size changes.
 
 A task appends row groups to a file that nobody sees; at the shard's end quarantine is written, then the file appears: its
 existence is the commit. Of a shard that several tasks share, each writes a part; whoever puts the last one joins them, row
 group by row group. A part's refused samples stand in a file beside it, written before it.
 
-    prepared/<stem>.parquet       _parts/<stem>/<fingerprint>/<lo>-<hi>.l[.end].parquet, .json
+    prepared/<stem>.parquet or archives/<stem>.tar       _parts/<stem>/<fingerprint>/<lo>-<hi>.l[.end].parquet, .json
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ import pyarrow.compute as pc
 
 from pipeline import schema, storage
 from pipeline.commit import redo, tables
+from pipeline.commit.archives import SUFFIX, Archive, stats_path
 from pipeline.commit.merge import Fetch, Row, quarantine_table
-from pipeline.commit.parts import FOLDER, PREPARED, Unit, folder_of, part_path, quarantine_path, stem_of, table_path
-from pipeline.commit.rowgroups import ROW_GROUP_BYTES, RowGroups, copy_row_groups
+from pipeline.commit.parts import ARCHIVES, FOLDER, PREPARED, Unit, folder_of, part_path, quarantine_path, stem_of, table_path
+from pipeline.commit.rowgroups import ROW_GROUP_BYTES, RowGroups, read_row_groups
 from pipeline.commit.temporary import without_temporary
 from pipeline.samples.chunks import ShardTask, stop_flag
 from pipeline.samples.group import EndOfShard
@@ -42,8 +44,10 @@ class WriteConfig:
     """Original members of rejected samples."""
     metadata: dict[str, str]
     """Goes into the Parquet files' metadata."""
+    tables: str = PREPARED
+    """What is made: PREPARED for Parquet, ARCHIVES for WebDataset."""
     group_bytes: int = ROW_GROUP_BYTES
-    """Bytes of a row group."""
+    """Bytes of a row group; of an archive, what is written at once."""
 
 
 @dataclass(slots=True)
@@ -65,7 +69,7 @@ def write_shard(task: ShardTask, config: WriteConfig) -> Iterator[pa.Table]:
     account = _Account([])
     pending: list[Done] = []
     try:
-        with store.create(_target(task), config.prepare.run_id) as draft, RowGroups(draft, config.metadata, config.group_bytes) as groups:
+        with writer(store, _target(task, config), config) as groups:
             for done in prepare_shard(task, config.prepare):
                 account.refused += done.refused
                 account.end = done.end
@@ -77,7 +81,7 @@ def write_shard(task: ShardTask, config: WriteConfig) -> Iterator[pa.Table]:
             if task.span is not None:
                 store.put(_beside(part_of(task, task.span)), _account_bytes(account))
             elif task.stop_after is None:
-                if redo.is_done(store, PREPARED, stem_of(task.shard), task.fingerprint):
+                if redo.is_done(store, config.tables, stem_of(task.shard), task.fingerprint):
                     raise _AlreadyThere
                 _quarantine(store, task, account, config)
     except _AlreadyThere:
@@ -95,10 +99,25 @@ class _AlreadyThere(Exception):
     """Someone else has finished this shard: what was written here is given up."""
 
 
-def _target(task: ShardTask) -> str:
+def _target(task: ShardTask, config: WriteConfig) -> str:
     if task.span is not None:
         return part_of(task, task.span)
-    return table_path(TRIAL if task.stop_after is not None else PREPARED, stem_of(task.shard))
+    path = table_path(config.tables, stem_of(task.shard))
+    return TRIAL + path.removeprefix(config.tables) if task.stop_after is not None else path
+
+
+@contextmanager
+def writer(store: storage.Folder, path: str, config: WriteConfig) -> Iterator[RowGroups | Archive]:
+    """What takes the rows of a table or an archive, by the path's extension; it appears at the end, whole or not at all."""
+    with store.create(path, config.prepare.run_id) as draft:
+        if not path.endswith(SUFFIX):
+            with RowGroups(draft, config.metadata, config.group_bytes) as groups:
+                yield groups
+            return
+        with Archive(draft, config.group_bytes) as archive:
+            yield archive
+        stats = {"counts": dict(sorted(archive.counts.items())), "bytes": draft.size, "made_by": config.metadata}
+        store.put(stats_path(path), json.dumps(stats, indent=1).encode())
 
 
 def part_of(task: ShardTask, span: Span) -> str:
@@ -139,7 +158,7 @@ def join(store: storage.Folder, task: ShardTask, config: WriteConfig) -> bool:
     folder, spans = folder_of(stem_of(task.shard), task.fingerprint), task.siblings
     paths = [part_of(task, span) for span in spans]
     there = {blob.path for blob in store.list(folder)}
-    if not set(paths) <= there or redo.is_done(store, PREPARED, stem_of(task.shard), task.fingerprint):
+    if not set(paths) <= there or redo.is_done(store, config.tables, stem_of(task.shard), task.fingerprint):
         return False
     account = _Account([])
     try:
@@ -147,12 +166,10 @@ def join(store: storage.Folder, task: ShardTask, config: WriteConfig) -> bool:
             part = json.loads(store.get(_beside(path)))
             account.refused += part["refused"]
             account.end = EndOfShard.from_json(part["end"]) if part["end"] is not None else None
-        with (
-            store.create(table_path(PREPARED, stem_of(task.shard)), config.prepare.run_id) as draft,
-            RowGroups(draft, config.metadata, config.group_bytes) as groups,
-        ):
+        with writer(store, table_path(config.tables, stem_of(task.shard)), config) as groups:
             for path in paths:
-                copy_row_groups(f"{store.url}/{path}", groups)
+                for rows in read_row_groups(f"{store.url}/{path}"):
+                    groups.add(rows)
             groups.close()
             _quarantine(store, task, account, config)
     except FileNotFoundError:
@@ -170,7 +187,7 @@ def tidy(store: storage.Folder, done: Iterable[str], run_id: str) -> None:
     for blob in store.list(FOLDER):
         if blob.path.rsplit("/", 2)[0][len(FOLDER) + 1 :] in finished:
             store.delete(blob.path)
-    for folder in (FOLDER, PREPARED, TRIAL, "quarantine"):
+    for folder in (FOLDER, PREPARED, ARCHIVES, TRIAL, "quarantine"):
         without_temporary(store, store.list(folder), run_id)
     for folder in (FOLDER, redo.FOLDER):
         store.prune(folder)

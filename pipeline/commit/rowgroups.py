@@ -6,6 +6,7 @@ Media are compressed already, so they are stored as they are; packing or indexin
 import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,14 @@ COUNTS = "nightcap.counts"
 _MEDIA = ("image", "audio", "frames.list.element")
 _REPEATED = ["shard", "modality", "width", "height", "sample_rate_hz", "flags.list.element"]
 """Columns that a dictionary makes smaller."""
+
+
+def count_rows(rows: pa.Table, counts: Counter[str]) -> None:
+    """Adds rows, rows by modality and tokens."""
+    counts["rows"] += rows.num_rows
+    for pair in pc.value_counts(rows.column("modality")).to_pylist():
+        counts[pair["values"] or "text"] += pair["counts"]
+    counts["tokens"] += pc.sum(pc.list_value_length(rows.column("token_ids"))).as_py() or 0
 
 
 class RowGroups:
@@ -48,7 +57,7 @@ class RowGroups:
     def add(self, rows: pa.Table) -> bool:
         """Takes rows; True if that filled a row group, which is then written."""
         if rows.num_rows:
-            self._count(rows)
+            count_rows(rows, self._counts)
             self._held.append(rows)
             self._bytes += rows.nbytes
             self._rows += rows.num_rows
@@ -56,12 +65,6 @@ class RowGroups:
             return False
         self._flush()
         return True
-
-    def _count(self, rows: pa.Table) -> None:
-        self._counts["rows"] += rows.num_rows
-        for pair in pc.value_counts(rows.column("modality")).to_pylist():
-            self._counts[pair["values"] or "text"] += pair["counts"]
-        self._counts["tokens"] += pc.sum(pc.list_value_length(rows.column("token_ids"))).as_py() or 0
 
     def _flush(self) -> None:
         if self._held:
@@ -113,9 +116,9 @@ class _Sink(io.RawIOBase):
         return self._draft.size
 
 
-def copy_row_groups(url: str, groups: RowGroups) -> None:
-    """Appends the rows of a part. FileNotFoundError where it is gone."""
+def read_row_groups(url: str) -> Iterator[pa.Table]:
+    """The rows of a file, a row group at a time. FileNotFoundError where it is gone."""
     filesystem, path = storage.resolve(url)
     with pq.ParquetFile(path, filesystem=filesystem) as file:
         for number in range(file.num_row_groups):
-            groups.add(file.read_row_group(number).replace_schema_metadata(None))
+            yield file.read_row_group(number).replace_schema_metadata(None)

@@ -76,6 +76,10 @@ def open_corpus(prepared: str) -> Corpus:
     """The tables below `prepared`. RequestError where there are none, or a file is no prepared table."""
     folder = f"{prepared.rstrip('/')}/{TABLES}"
     blobs = [blob for blob in storage.walk(folder) if blob.path.endswith(".parquet") and storage.TEMPORARY not in blob.path]
+    if not blobs and storage.is_folder(f"{prepared.rstrip('/')}/archives"):
+        raise RequestError(
+            f"{prepared} holds WebDataset archives, and training reads Parquet; run nightcap prepare without --format webdataset"
+        )
     if not blobs:
         raise RequestError(f"{prepared} holds no {TABLES}/**/*.parquet; give a folder that nightcap prepare wrote")
     at = len(storage.resolve(folder)[1] if storage.is_local(folder) else folder) + 1
