@@ -13,6 +13,7 @@ from jobs.cluster import session
 from jobs.display import console
 from jobs.follow import closing_lines, follow, write_record
 from jobs.launch import launch
+from jobs.report import page_of
 from pipeline import storage
 from pipeline.commit import recipe as recipes
 from pipeline.errors import RequestError, StoppedError
@@ -98,6 +99,7 @@ def run(config: TrainConfig) -> int:
     path = write_record(store, setup, config, problem)
     for line in closing_lines(store, setup.run_id, config.output, path):
         console.print(line, markup=False, soft_wrap=True)
+    console.print(f"report {page_of(store, path)}", markup=False, soft_wrap=True)
     if problem is not None:
         raise problem
     return 0

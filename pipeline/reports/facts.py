@@ -19,13 +19,19 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import RequestError
+from pipeline.reports.gallery import Shown
+from pipeline.reports.rejects import read_rejects
+from pipeline.reports.training import Training, read_training
 
 FILES = 2_000
 """Tables that distributions are read from; of more, those with the smallest hash of their name."""
 GALLERY_FILES, GALLERY_PER_FILE = 8, 12
 """Archives that the gallery shows, and samples of each: reading one costs a pass over its headers."""
-REJECT_FILES, REJECTS_PER_REASON = 200, 5
 TABLES = ("captions", "prepared")
+PREPARED_FIRST = 1_000
+"""Rows of a prepared table that its gallery comes from: their media stand in its first row groups, the rest is not read."""
+SCORES = {"cider_d": 2, "chrf": 0, "rouge_l": 2, "token_f1": 2, "wer": 2}
+"""Scores whose distribution is shown, and the digits that they are rounded to."""
 _COLUMNS = (
     "key",
     "shard",
@@ -65,10 +71,16 @@ class Facts:
     reasons: Counter[str] = field(default_factory=Counter)
     values: dict[str, Counter[float]] = field(default_factory=dict)
     """Distributions by name: value, rounded so that there are few, to count."""
+    score_values: dict[str, Counter[float]] = field(default_factory=dict)
+    """Likewise, of the scores of single captions."""
     rows_shown: list[dict[str, Any]] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[Shown] = field(default_factory=list)
     scores: dict[str, Any] | None = None
     """scores.json, if the output was evaluated."""
+    understanding: dict[str, Any] | None = None
+    """understanding.json, if the checkpoint was evaluated."""
+    training: Training | None = None
+    """Of a training's output."""
 
 
 def locate(url: str) -> tuple[storage.Folder, str]:
@@ -93,13 +105,18 @@ def gather(store: storage.Folder, path: str) -> Facts:
     facts = Facts(record, store.url)
     if store.exists("evaluation/scores.json"):
         facts.scores = json.loads(store.get("evaluation/scores.json"))
+        _score_spreads(store, facts)
+    if store.exists("model/evaluation/understanding.json"):
+        facts.understanding = json.loads(store.get("model/evaluation/understanding.json"))
     for table in TABLES:
         names = [blob.path for blob in store.list(table) if blob.path.endswith(".parquet")]
         if names:
             facts.table = table
             _read(store, facts, names)
             break
-    _rejects(store, facts)
+    facts.rejects = read_rejects(store, record.get("recipe", {}).get("root"))
+    if record["job"] == "train":
+        facts.training = read_training(store, record["run_id"])
     return facts
 
 
@@ -113,19 +130,28 @@ def _read(store: storage.Folder, facts: Facts, names: list[str]) -> None:
     for number, name in enumerate(ordered[:FILES]):
         facts.files_read += 1
         chosen = _Smallest(GALLERY_PER_FILE) if number < GALLERY_FILES else None
-        for batch in _batches(store, name):
+        for first, batch in enumerate(_batches(store, name)):
             _count(facts, batch)
-            if chosen is not None:
-                chosen.add(batch)
+            if chosen is not None and (first == 0 or facts.table != "prepared"):
+                chosen.add(batch.slice(0, PREPARED_FIRST) if facts.table == "prepared" else batch)
         if chosen is not None:
             facts.rows_shown += [row | {"table": name} for row in chosen.rows()]
 
 
-def _batches(store: storage.Folder, name: str) -> Iterator[pa.Table]:
+def _score_spreads(store: storage.Folder, facts: Facts) -> None:
+    """How the scores of single captions are distributed."""
+    if store.exists("evaluation/samples.parquet"):
+        for batch in _batches(store, "evaluation/samples.parquet", tuple(SCORES)):
+            for name, digits in SCORES.items():
+                if name in batch.column_names:
+                    _spread(facts.score_values, name, pc.round(batch.column(name), digits))
+
+
+def _batches(store: storage.Folder, name: str, columns: tuple[str, ...] = _COLUMNS) -> Iterator[pa.Table]:
     filesystem, path = storage.resolve(f"{store.url}/{name}")
     with filesystem.open_input_file(path) as file:
         parquet = pq.ParquetFile(file)
-        present = [column for column in _COLUMNS if column in parquet.schema_arrow.names]
+        present = [column for column in columns if column in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(65_536, columns=present):
             yield pa.Table.from_batches([batch])
 
@@ -167,10 +193,10 @@ def _count(facts: Facts, table: pa.Table) -> None:
         _add(facts.reasons, table, "reason")
     for title, column in (("Words a caption", "caption"), ("Words a reference", "text")):
         if column in table.column_names:
-            _spread(facts, title, pc.add(pc.count_substring(pc.utf8_trim_whitespace(table.column(column)), " "), 1))
+            _spread(facts.values, title, pc.add(pc.count_substring(pc.utf8_trim_whitespace(table.column(column)), " "), 1))
     for title, column, digits in (("Seconds", "duration_s", 1), ("Mean log-probability", "mean_logprob", 2), ("Tokens", "n_tokens", 0)):
         if column in table.column_names:
-            _spread(facts, title, pc.round(pc.cast(table.column(column), pa.float64()), digits))
+            _spread(facts.values, title, pc.round(pc.cast(table.column(column), pa.float64()), digits))
 
 
 def _add(counter: Counter[str], table: pa.Table, name: str) -> None:
@@ -179,21 +205,8 @@ def _add(counter: Counter[str], table: pa.Table, name: str) -> None:
             counter[str(entry["values"])] += entry["counts"]
 
 
-def _spread(facts: Facts, title: str, values: pa.ChunkedArray) -> None:
-    known = facts.values.setdefault(title, Counter())
+def _spread(spreads: dict[str, Counter[float]], title: str, values: pa.ChunkedArray) -> None:
+    known = spreads.setdefault(title, Counter())
     for entry in values.drop_null().value_counts().to_pylist():
         if len(known) < 10_000 or entry["values"] in known:
             known[float(entry["values"])] += entry["counts"]
-
-
-def _rejects(store: storage.Folder, facts: Facts) -> None:
-    """A few quarantined samples of each reason."""
-    names = [blob.path for blob in store.list("quarantine") if blob.path.endswith(".parquet")]
-    taken: Counter[str] = Counter()
-    for name in sorted(names, key=lambda name: (_rank(name), name))[:REJECT_FILES]:
-        columns = ["key", "shard", "index", "stage", "reason", "detail", "offset", "size"]
-        for row in pq.read_table(pa.BufferReader(store.get(name)), columns=columns).to_pylist():
-            if taken[row["reason"]] < REJECTS_PER_REASON:
-                taken[row["reason"]] += 1
-                facts.rejects.append(row)
-    facts.rejects.sort(key=lambda row: (row["reason"], row["shard"], row["index"] if row["index"] is not None else -1))

@@ -13,11 +13,12 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline import storage
-from pipeline.errors import SampleError
+from pipeline.errors import Reason, SampleError
 from pipeline.samples.decode import codec_boundary
 from pipeline.samples.frames import FramesConfig, sample_frames
 from pipeline.samples.group import Sample, read_samples
@@ -31,6 +32,8 @@ MEDIA_BYTES = 7 << 20
 """All media of a page, before base64 makes them a third larger."""
 SAMPLE_BYTES = 64 << 20
 """A sample above this size is shown without its medium."""
+DANGEROUS = frozenset({Reason.CRASHED, Reason.HUNG, Reason.OUT_OF_BOUNDS_MEMORY, Reason.TOO_MANY_PIXELS, Reason.TOO_LARGE})
+"""Rejects that are not decoded here: what killed a guarded process would kill this one."""
 
 
 @dataclass(slots=True)
@@ -49,26 +52,9 @@ class Shown:
     """Why there is no medium."""
 
 
-def show(rows: Sequence[dict[str, Any]], *, output: str, root: str | None, table: str) -> list[Shown]:
-    """The rows with their media, as far as the bound on bytes allows; in the order given."""
-    shown = [Shown(row) for row in rows]
-    groups: dict[str, list[Shown]] = defaultdict(list)
-    for one in shown:
-        groups[one.row["table"] if table == "prepared" else one.row["shard"]].append(one)
-    budget = _Budget(MEDIA_BYTES)
-    for name, members in groups.items():
-        try:
-            if table == "prepared":
-                _from_rows(f"{output}/{name}", members, budget)
-            else:
-                _from_archive(f"{root}/{name}" if root else name, members, budget)
-        except OSError as exc:
-            for one in members:
-                one.note = one.note or f"the archive cannot be read: {exc.strerror or exc}"
-    return shown
+class Budget:
+    """Bytes that media of a page may still take."""
 
-
-class _Budget:
     def __init__(self, size: int) -> None:
         self.left = size
 
@@ -80,7 +66,27 @@ class _Budget:
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _from_archive(url: str, members: Sequence[Shown], budget: _Budget) -> None:
+def show(rows: Sequence[dict[str, Any]], *, output: str, root: str | None, table: str, size_bytes: int = MEDIA_BYTES) -> list[Shown]:
+    """The rows with their media, as far as the bound on bytes allows; in the order given."""
+    shown = [Shown(row) for row in rows]
+    groups: dict[str, list[Shown]] = defaultdict(list)
+    for one in shown:
+        groups[one.row["table"] if table == "prepared" else one.row["shard"]].append(one)
+    budget = Budget(size_bytes)
+    for name, members in groups.items():
+        try:
+            if table == "prepared":
+                _from_rows(f"{output}/{name}", members, budget)
+            else:
+                _from_archive(f"{root}/{name}" if root else name, members, budget)
+        except (OSError, pa.ArrowInvalid) as exc:
+            problem = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc).splitlines()[0]
+            for one in members:
+                one.note = one.note or f"{'the table' if table == 'prepared' else 'the archive'} cannot be read: {problem}"
+    return shown
+
+
+def _from_archive(url: str, members: Sequence[Shown], budget: Budget) -> None:
     wanted = _by_index(members)
     reader = storage.open_reader(url)
     try:
@@ -101,32 +107,47 @@ def _by_index(members: Sequence[Shown]) -> dict[int, list[Shown]]:
     return dict(found)
 
 
-def _fill(one: Shown, sample: Sample, budget: _Budget) -> None:
+def _fill(one: Shown, sample: Sample, budget: Budget) -> None:
     if sample.key != one.row["key"]:
         one.note = "the archive holds another sample there now"
         return
     if sample.problem is not None:
         one.note = str(sample.problem)
         return
-    for member in sample.fields:
-        modality = modality_of(member.name)
-        if modality is not None and member.data:
-            _medium(one, modality, member.data, member.name, budget)
+    fill(one, [(member.name, member.data or b"") for member in sample.fields], budget)
+
+
+def fill(one: Shown, members: Iterable[tuple[str, bytes]], budget: Budget) -> None:
+    """Shows the first medium of members (field, bytes), unless it was rejected because decoding it is dangerous."""
+    if one.row.get("reason") in DANGEROUS:
+        one.note = f"{one.row['reason']}: not decoded again"
+        return
+    for field_name, data in members:
+        modality = modality_of(field_name)
+        if modality is not None and data:
+            _medium(one, modality, data, field_name, budget)
             return
     one.note = "no medium"
 
 
-def _from_rows(url: str, members: Sequence[Shown], budget: _Budget) -> None:
+def _from_rows(url: str, members: Sequence[Shown], budget: Budget) -> None:
+    """Of a prepared table only the row groups are read that hold a wanted row."""
     filesystem, path = storage.resolve(url)
     wanted = _by_index(members)
     with filesystem.open_input_file(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(256, columns=["index", "image", "audio", "frames"]):
-            for at, index in enumerate(batch.column("index").to_pylist()):
-                for one in wanted.get(index, ()):
-                    _prepared(one, batch.slice(at, 1).to_pylist()[0], budget)
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            here = wanted.keys() & set(parquet.read_row_group(group, columns=["index"]).column("index").to_pylist())
+            for batch in parquet.iter_batches(64, row_groups=[group], columns=["index", "image", "audio", "frames"]) if here else ():
+                for at, index in enumerate(batch.column("index").to_pylist()):
+                    for one in wanted[index] if index in here else ():
+                        _prepared(one, batch.slice(at, 1).to_pylist()[0], budget)
+                    here.discard(index)
+                if not here:
+                    break
 
 
-def _prepared(one: Shown, row: dict[str, Any], budget: _Budget) -> None:
+def _prepared(one: Shown, row: dict[str, Any], budget: Budget) -> None:
     if row["image"] is not None:
         _medium(one, "image", row["image"], "jpg", budget)
     for frame in (row["frames"] or [])[:FRAMES]:
@@ -135,7 +156,7 @@ def _prepared(one: Shown, row: dict[str, Any], budget: _Budget) -> None:
         _medium(one, "audio", row["audio"], "flac", budget)
 
 
-def _medium(one: Shown, modality: str, data: bytes, name: str, budget: _Budget) -> None:
+def _medium(one: Shown, modality: str, data: bytes, name: str, budget: Budget) -> None:
     try:
         with codec_boundary():
             if modality == "image":
@@ -155,7 +176,7 @@ def _medium(one: Shown, modality: str, data: bytes, name: str, budget: _Budget) 
 _PICTURE = PictureConfig(short_side_px=SIDE_PX, quality=QUALITY, keep_within=False)
 
 
-def _add_pictures(one: Shown, jpegs: Iterable[bytes], budget: _Budget) -> None:
+def _add_pictures(one: Shown, jpegs: Iterable[bytes], budget: Budget) -> None:
     for jpeg in jpegs:
         url = budget.url("image/jpeg" if jpeg[:2] == b"\xff\xd8" else "image/png", jpeg)
         if url is None:

@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,26 @@ from markupsafe import Markup
 from pipeline.reports.charts import histogram, rate_over_time
 from pipeline.reports.facts import Facts, gather
 from pipeline.reports.gallery import Shown, show
+from pipeline.reports.training import table_of, view
 from pipeline.storage import Folder
 
 NAME = "report.html"
 EXTREMES_WITH_MEDIA = 6
 """Best and worst samples that get their medium, each: every one may cost a pass over an archive's headers."""
 HERE = Path(__file__).parent
+PARTS = (
+    ("curves", "Curves"),
+    ("said", "What it said"),
+    ("understanding", "Understanding"),
+    ("scores", "Scores"),
+    ("spread", "Distributions"),
+    ("rejects", "Rejects"),
+    ("worst", "Worst"),
+    ("best", "Best"),
+    ("gallery", "Samples"),
+    ("run", "How it was run"),
+)
+"""Sections that the page may have, and their titles."""
 
 
 def write_page(store: Folder, record_path: str) -> str:
@@ -35,7 +50,8 @@ def write_page(store: Folder, record_path: str) -> str:
 
 def render(facts: Facts) -> str:
     """The page as text."""
-    root = facts.record.get("recipe", {}).get("root")
+    record = facts.record
+    root = record.get("recipe", {}).get("root")
     scores = facts.scores or {}
     ends = {name: list(scores.get(name, []))[:EXTREMES_WITH_MEDIA] for name in ("worst", "best")}
     rows = [*facts.rows_shown, *(_scored_row(row) for end in ends.values() for row in end)]
@@ -43,27 +59,57 @@ def render(facts: Facts) -> str:
     gallery, rest = shown[: len(facts.rows_shown)], shown[len(facts.rows_shown) :]
     script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    content = {
+        "training": _training(facts),
+        "understanding": facts.understanding,
+        "figures": _figures(scores),
+        "by": scores.get("by"),
+        "against": scores.get("against"),
+        "score_spreads": _spreads(facts.score_values),
+        "spreads": _spreads(facts.values),
+        "rejects": [_reject(one) for one in facts.rejects],
+        "worst": [_card(one, facts.table) for one in rest[: len(ends["worst"])]],
+        "best": [_card(one, facts.table) for one in rest[len(ends["worst"]) :]],
+        "gallery": [_card(one, facts.table) for one in gallery],
+    }
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             facts=facts,
-            record=facts.record,
+            record=record,
             style=Markup((HERE / "page.css").read_text()),
             script=Markup(script),
             script_hash=f"sha256-{digest}",
-            throughput=Markup(rate_over_time(facts.record.get("timeline", []))),
-            spreads=_spreads(facts),
-            work=_shares(facts.record.get("work_s", {})),
-            gallery=[_card(one, facts.table) for one in gallery],
-            worst=[_card(one, facts.table) for one in rest[: len(ends["worst"])]],
-            best=[_card(one, facts.table) for one in rest[len(ends["worst"]) :]],
-            figures=_figures(scores),
-            by=scores.get("by"),
-            details={name: _pretty(facts.record.get(name)) for name in ("recipe", "config", "versions", "machine")},
-            command=" ".join(str(word) for word in facts.record.get("command", [])),
+            throughput=Markup(rate_over_time(record.get("timeline", []))),
+            throughput_small=Markup(rate_over_time(record.get("timeline", []), width=4.4)),
+            work=_shares(record.get("work_s", {})),
+            details={name: _pretty(record[name]) for name in ("recipe", "config", "versions", "machine") if name in record},
+            command=" ".join(str(word) for word in record.get("command", [])),
+            parts=[(name, title) for name, title in PARTS if _is_there(name, content)],
+            **content,
         )
     )
+
+
+def _is_there(name: str, content: dict[str, Any]) -> bool:
+    training = content["training"] or {"charts": [], "captions": {"rows": []}}
+    held = {"curves": training["charts"], "said": training["captions"]["rows"], "scores": content["figures"], "spread": content["spreads"]}
+    return name == "run" or bool(held.get(name, content.get(name)))
+
+
+def _training(facts: Facts) -> dict[str, Any] | None:
+    """Curves, and captions by step beside the media of the prepared rows that they are of."""
+    if facts.training is None:
+        return None
+    found = view(facts.training)
+    for chart in found["charts"]:
+        chart["svg"] = Markup(chart["svg"])
+    config = facts.record.get("config", {})
+    rows = [row | {"table": table_of(row["shard"]), "key": None} for row in found["captions"]["rows"]]
+    shown = show(rows, output=config.get("validation") or config.get("prepared") or "", root=None, table="prepared")
+    found["captions"]["rows"] = [one.row | {"pictures": one.pictures, "sound": one.sound, "note": one.note or "no medium"} for one in shown]
+    return found
 
 
 @functools.cache
@@ -81,28 +127,18 @@ def _scored_row(row: dict[str, Any]) -> dict[str, Any]:
     return known | row
 
 
-def _spreads(facts: Facts) -> list[dict[str, Any]]:
-    """Histograms with their median and extent in words, for those who do not see them."""
+def _spreads(spreads: dict[str, Counter[float]]) -> list[dict[str, Any]]:
+    """Histograms with their extent and quartiles in words, for those who do not see them."""
     out = []
-    for title, values in facts.values.items():
-        total = sum(values.values())
-        if not total:
-            continue
-        ordered = sorted(values)
-        out.append(
-            {
-                "title": title,
-                "svg": Markup(histogram(values, "")),
-                "median": _quantile(values, 0.5),
-                "low": ordered[0],
-                "high": ordered[-1],
-                "total": total,
-            }
-        )
+    for title, values in spreads.items():
+        if values:
+            low, first, median, third, high = (_quantile(values, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
+            label = f"{title} of {sum(values.values()):,}: half are between {first:g} and {third:g}, median {median:g}, all from {low:g} to {high:g}"
+            out.append({"title": title, "svg": Markup(histogram(values, "")), "median": median, "low": low, "high": high, "label": label})
     return out
 
 
-def _quantile(values: dict[float, int], share: float) -> float:
+def _quantile(values: Counter[float], share: float) -> float:
     reach, total = 0, sum(values.values())
     for value in sorted(values):
         reach += values[value]
@@ -139,6 +175,14 @@ def _card(one: Shown, table: str) -> dict[str, Any]:
         "cut": one.cut,
         "note": one.note,
     }
+
+
+def _reject(one: Shown) -> dict[str, Any]:
+    row, media = one.row, {"pictures": one.pictures, "sound": one.sound, "cut": one.cut, "note": one.note or "its bytes are not kept"}
+    place = row["shard"] if row["index"] is None else f"{row['shard']} · {row['index']}"
+    return (
+        media | {name: row[name] for name in ("stage", "reason", "detail", "key", "offset", "size", "head", "members")} | {"place": place}
+    )
 
 
 def _facts_line(row: dict[str, Any]) -> str:

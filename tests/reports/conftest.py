@@ -1,8 +1,10 @@
 """A browser, where Debian's chromium and its driver are installed."""
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -33,16 +35,24 @@ class Browser:
         """What stands in the console."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
+    def picture(self, height: int, scale: float = 1.0) -> bytes:
+        """The top of the page as PNG."""
+        clip = {"x": 0, "y": 0, "width": self.js("document.documentElement.clientWidth"), "height": height, "scale": scale}
+        taken = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+        return base64.b64decode(taken["data"])
+
     def js(self, expression: str) -> Any:
         """The value of an expression in the page."""
         return self.driver.execute_script(f"return {expression}")
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def started() -> Iterator[Browser | None]:
+    """A browser for the body; None where there is none."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+        yield None
+        return
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -50,8 +60,16 @@ def browser() -> Iterator[Browser]:
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    driven = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
-        yield Browser(started)
+        yield Browser(driven)
     finally:
-        started.quit()
+        driven.quit()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with started() as found:
+        if found is None:
+            pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+        yield found

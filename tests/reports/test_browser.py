@@ -3,7 +3,8 @@
 - it renders on light and dark, wide and narrow, without a word in the console and without a request;
 - captions that look like scripts are text;
 - search and filters narrow the samples and say how many are left, from the keyboard too;
-- sound can be played and pictures are decoded.
+- sound can be played and pictures are decoded;
+- the curves of a training are drawn, in colours and dashes of their own, and open as tables.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from jobs.report import ReportConfig, run
 from tests.reports.run_folder import EVIL, RUN, write_run
+from tests.reports.test_training_page import SECOND, write_training
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = write_run(tmp_path_factory.mktemp("page"))
     run(ReportConfig(str(output)))
     return output / "runs" / RUN / "report.html"
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = write_training(tmp_path_factory.mktemp("training"))
+    run(ReportConfig(str(output)))
+    return output / "runs" / SECOND / "report.html"
 
 
 def visible(browser: Any) -> int:
@@ -33,6 +42,20 @@ def test_it_renders_without_complaint_or_request(browser: Any, page: Path, dark:
     ink, paper = (browser.js(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
     assert (sum(map(int, ink[4:-1].split(","))) > sum(map(int, paper[4:-1].split(",")))) == dark
     assert browser.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert browser.complaints() == [] and browser.requests() == []
+
+
+@pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 500)])
+def test_curves_of_a_training_render_and_have_words(browser: Any, training: Path, dark: bool, width: int) -> None:
+    browser.open(training, dark=dark, width=width)
+    assert browser.js("[...document.querySelectorAll('figure svg')].every(one => one.getBoundingClientRect().height > 100)")
+    assert browser.js("document.querySelectorAll('figure[role=img][aria-label] svg[aria-hidden=true]').length") == 5
+    browser.js("document.querySelector('.figures summary').click()")
+    assert "masked_text" in browser.driver.find_element("css selector", ".figures table").text
+    inks = browser.js("[...document.querySelectorAll('.legend span')].map(one => getComputedStyle(one, '::before').borderTopColor)")
+    assert len(set(inks)) == 3  # as many as the chart with most lines has
+    assert browser.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert browser.js("[...document.querySelectorAll('nav a')].every(one => document.querySelector(one.getAttribute('href')))")
     assert browser.complaints() == [] and browser.requests() == []
 
 

@@ -2,6 +2,7 @@
 
 - what came from data is shown, never run: it stands escaped, and the page forbids foreign scripts and any request;
 - pictures, sound and scores of the run's files are on it; a medium that cannot be read leaves its reason;
+- rejects are shown with their media or first bytes, but what killed a process is not decoded again;
 - the same files give the same bytes; its size does not grow with the run;
 - the timeline of a run keeps a bounded number of points that end where the run does;
 - a folder that holds no run is refused in one line.
@@ -9,20 +10,26 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.evaluate import EvaluateConfig
 from jobs.evaluate import run as evaluate
 from jobs.report import ReportConfig, page_of, run
+from pipeline import schema
 from pipeline.errors import RequestError
-from pipeline.reports.facts import GALLERY_FILES, GALLERY_PER_FILE
+from pipeline.reports.facts import GALLERY_FILES, GALLERY_PER_FILE, PREPARED_FIRST
+from pipeline.reports.rejects import PER_REASON
 from pipeline.reports.tally import POINTS, Tally
 from pipeline.storage import Folder
-from tests.reports.run_folder import EVIL, RUN, row, write_rows, write_run
+from tests.reports.run_folder import EVIL, RUN, picture, row, write_rows, write_run
+from tests.training.small import write_prepared
 
 
 @pytest.fixture
@@ -61,6 +68,61 @@ def test_it_names_no_other_place(output: Path) -> None:
     assert len(Places.found) > 7 and {place[:5] for place in Places.found if not place.startswith("#")} == {"data:"}
 
 
+def quarantine(output: Path, rows: list[dict[str, Any]], group_rows: int = 2) -> None:
+    full = [
+        dict.fromkeys(schema.QUARANTINE.names) | {"shard": "a.tar", "stage": "engine", "transient": False, "detail": ""} | one
+        for one in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(full, schema.QUARANTINE), output / "quarantine/a.parquet", row_group_size=group_rows)
+
+
+def test_rejects_are_shown_with_their_media_or_their_first_bytes(output: Path) -> None:
+    def members(name: str, data: bytes) -> list[dict[str, Any]]:
+        return [{"name": "k.txt", "bytes": b"a"}, {"name": name, "bytes": data}]
+
+    rows: list[dict[str, Any]] = [
+        {"key": f"r{at}", "index": at, "reason": "engine_failed", "members": members("r.JPG", picture(at))} for at in range(9)
+    ]
+    rows += [{"key": "bad", "index": 9, "reason": "undecodable", "members": members("bad.jpg", b"\x00\xffno picture at all")}]
+    rows += [{"key": "k2", "index": 2, "reason": "filtered_size", "members": None}]
+    quarantine(output, rows)
+    (output / "captions/a.parquet").unlink()
+    text = page(output)
+    assert text.count("data:image/jpeg;base64,") == PER_REASON + 1  # of each reason only so many; one from its archive
+    assert "<code>00 ff 6e 6f 20 70" in text and "bad.jpg 19 B" in text
+
+
+def test_what_killed_a_process_is_not_decoded_for_the_page(output: Path) -> None:
+    row_of = {"key": "k0", "index": 0, "members": [{"name": "k0.jpg", "bytes": picture(0)}]}
+    quarantine(output, [row_of | {"reason": reason} for reason in ("crashed", "hung", "too_much_memory", "too_many_pixels")])
+    write_rows(output, "a.tar", [row(0, "a.tar", status="rejected", reason="crashed", caption=None)])
+    text = page(output)
+    assert "data:image/jpeg" not in text and text.count("not decoded again") == 5
+
+
+def test_refused_files_of_a_source_are_shown(output: Path) -> None:
+    refused = dict.fromkeys(schema.REFUSED.names) | {
+        "source": "list.csv",
+        "row": 7,
+        "name": EVIL,
+        "reason": "missing_file",
+        "detail": "gone",
+    }
+    (output / "rejects").mkdir()
+    pq.write_table(pa.Table.from_pylist([refused], schema.REFUSED), output / "rejects/a.parquet")
+    text = page(output)
+    assert "missing_file" in text and "list.csv · 7" in text
+
+
+def test_a_prepared_folder_shows_its_own_media(output: Path, tmp_path: Path) -> None:
+    write_prepared(tmp_path / "more", shards=(PREPARED_FIRST + 8,), group_rows=500)
+    (output / "captions/a.parquet").unlink()
+    shutil.copytree(tmp_path / "more/prepared", output / "prepared")
+    text = page(output)
+    assert text.count("data:image/jpeg;base64,") == GALLERY_PER_FILE
+    assert f"of {PREPARED_FIRST + 8:,} rows" in text and "tokens" in text and "Caption</dt>" not in text
+
+
 def test_an_archive_that_is_gone_leaves_its_reason(output: Path) -> None:
     (output.parent / "shards/a.tar").unlink()
     text = page(output)
@@ -69,7 +131,7 @@ def test_an_archive_that_is_gone_leaves_its_reason(output: Path) -> None:
 
 def test_another_sample_in_its_place_is_not_shown(output: Path) -> None:
     write_rows(output, "a.tar", [row(at, "a.tar", key=f"other{at}") for at in range(5)])
-    assert page(output).count("another sample there now") == 5
+    assert page(output).count("another sample there now") == 6  # the reject as well
 
 
 def test_scores_are_on_it_after_evaluate(output: Path) -> None:
@@ -77,6 +139,9 @@ def test_scores_are_on_it_after_evaluate(output: Path) -> None:
     evaluate(EvaluateConfig(str(output), replicates=10))
     text = page(output)
     assert "Worst by cider_d" in text and "token_f1" in text
+    assert "By modality" in text and re.search(r'aria-label="chrf of 6: half are between [\d.]+ and', text)
+    evaluate(EvaluateConfig(str(output), replicates=10, against=str(output)))
+    assert "unclear" in page(output)
 
 
 def test_the_same_files_give_the_same_bytes(output: Path) -> None:
