@@ -1,14 +1,17 @@
 """Options that several jobs take in the same form."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from cyclopts import Parameter
 
 from pipeline.commit.budget import Budget
 from pipeline.errors import RequestError
 from pipeline.samples.guard import Limits
+
+T = TypeVar("T")
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
 
@@ -19,6 +22,18 @@ def byte_count(flag: str, text: str) -> int:
     if match is None:
         raise RequestError(f"{flag} {text!r} is no size; write for example 512MiB, 4GB or 1000000")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def restored(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A configuration class from what a run's record holds of it. Fields that the record lacks have their defaults; others are left out."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _restored(hints[name], value) for name, value in values.items() if name in hints})
+
+
+def _restored(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint):
+        return restored(cast(type[Any], hint), value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @Parameter(name="*")

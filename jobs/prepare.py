@@ -95,13 +95,13 @@ def run(config: PrepareConfig) -> int:
         describe(job.run.store, job.run.recipe, job.tokenizer)
 
 
-def plan(config: PrepareConfig) -> Job:
-    """Everything that can be refused is refused here, before Ray starts."""
+def plan(config: PrepareConfig, *, archives: bool = True) -> Job:
+    """Everything that can be refused is refused here, before Ray starts. Without `archives` none is looked for."""
     tokenizer = tokenizer_of(config.chain)
     Chain(config.chain, tokenizer)
-    if config.drop:
+    if config.drop and archives:
         check_drops(config.drop)
-    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe_of(config, tokenizer))
+    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe_of(config, tokenizer), plan=archives)
     if tokenizer is not None:
         for name, data in tokenizer.files().items():
             planned.store.put(f"tokenizer/{name}", data)

@@ -1,11 +1,12 @@
 """`nightcap replay`: the quarantined samples of an output folder again, after a fix, from the bytes that quarantine kept.
 
-What succeeds now replaces its rejected row in the caption table and leaves quarantine; damage stays there.
+What succeeds now leaves quarantine, and has its row where it would have been from the start; damage stays. Captions go to the
+engine again as Ray rows; of a prepared folder each quarantine file is one task, from its samples to the new table.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -14,16 +15,22 @@ from cyclopts import Parameter
 
 from jobs.caption import CaptionConfig, Job, commit_config, engine_rows, prepare, read_config
 from jobs.cluster import session
+from jobs.describe import describe
 from jobs.display import console
-from pipeline import schema, storage
+from jobs.each import on_ray
+from jobs.options import restored
+from jobs.prepare import PrepareConfig, plan, write_config
+from pipeline import attempts, schema, storage
 from pipeline.captions.engine import EngineConfig
+from pipeline.commit.amend import Amended, amend
+from pipeline.captions.policy import QualityConfig
 from pipeline.commit.merge import captions_of
 from pipeline.commit.parts import stem_of
+from pipeline.commit.quarantined import sample_of
 from pipeline.commit.revise import revise
 from pipeline.errors import RequestError
 from pipeline.reports.record import last_config
 from pipeline.samples.chunks import ShardTask
-from pipeline.samples.group import Field, Sample
 from pipeline.samples.source import ChunkDecoder, ReadConfig
 
 WAVE = 200
@@ -33,12 +40,16 @@ WAVE = 200
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayConfig:
-    """Options of `nightcap replay`. The engine and its options are those of the folder's last run."""
+    """Options of `nightcap replay`. All others are those of the folder's last run."""
 
     output: Annotated[str, Parameter(negative=())] = field(kw_only=False)
-    """The output folder of `nightcap caption`."""
+    """The output folder of `nightcap caption` or `nightcap prepare`."""
     decoder: str = ""
-    """Own decoder as module:function; empty is that of the last run."""
+    """Own decoder as module:function, for captions; empty is that of the last run."""
+    sample_timeout_s: float = 0.0
+    """Seconds that work on one sample may take, for those that were too slow; 0 is as in the last run."""
+    sample_memory: str = ""
+    """Memory that decoding one sample may ask for, for those that asked for too much; empty is as in the last run."""
     address: str = ""
     """Ray cluster; without it RAY_ADDRESS, else a Ray on this machine."""
     verbose: bool = False
@@ -46,9 +57,19 @@ class ReplayConfig:
 
 
 def run(config: ReplayConfig) -> int:
-    """Replays, revises, prints what became of them. 1 if anything is still in quarantine."""
+    """Replays, revises, prints what became of them. 1 if a sample that was rejected is still in quarantine."""
     store = storage.Folder(config.output)
-    job = prepare(_caption_config(config, store), plan=False)
+    known = last_config(store, "caption")
+    if known is not None:
+        return _captions(config, known, store)
+    known = last_config(store, "prepare")
+    if known is not None:
+        return _prepared(config, known, store)
+    raise RequestError(f"{config.output} holds no run of nightcap caption or prepare; name its --output folder")
+
+
+def _captions(config: ReplayConfig, known: dict[str, Any], store: storage.Folder) -> int:
+    job = prepare(_caption_config(config, known), plan=False)
     files = [blob.path for blob in store.list("quarantine") if blob.path.endswith(".parquet")]
     waiting = sum(_samples_in(store, path) for path in files)
     console.print(f"{waiting:,} samples in quarantine, in {len(files):,} archives")
@@ -61,17 +82,40 @@ def run(config: ReplayConfig) -> int:
     return 0 if solved == waiting else 1
 
 
-def _caption_config(config: ReplayConfig, store: storage.Folder) -> CaptionConfig:
-    known = last_config(store)
-    if known is None:
-        raise RequestError(f"{config.output} holds no run of nightcap caption; name its --output folder")
-    engine = EngineConfig(**{name: known[name] for name in EngineConfig.__dataclass_fields__ if name in known})
-    skip = {"shards", "engine", "output", "limit", "address", "verbose"}
-    options = {name: known[name] for name in CaptionConfig.__dataclass_fields__ if name in known and name not in skip}
-    options["decoder"] = config.decoder or options.get("decoder", "default")
-    return CaptionConfig(
-        tuple(known["shards"]), output=config.output, engine=engine, address=config.address, verbose=config.verbose, **options
+def _prepared(config: ReplayConfig, known: dict[str, Any], store: storage.Folder) -> int:
+    chain, tokenizer = dict(known["chain"]), f"{config.output.rstrip('/')}/tokenizer"
+    if chain["tokens"]["tokenizer"] and storage.is_local(tokenizer):
+        chain["tokens"] = {**chain["tokens"], "tokenizer": tokenizer}  # the copy in the folder, wherever the original is by now
+    job = plan(restored(PrepareConfig, {**known, "chain": chain, **_given(config)}), archives=False)
+    writing = write_config(job)
+    writing = replace(writing, prepare=replace(writing.prepare, drop=""))  # a sample that is dropped was never tried
+    files = [blob.path for blob in store.list("quarantine") if blob.path.endswith(".parquet")]
+    with session(config.address, verbose=config.verbose):
+        done: list[Amended] = list(on_ray(amend, ((path, writing) for path in files)))
+    attempts.sweep(store, job.run.run_id, all_done=False)
+    describe(store, job.run.recipe, job.tokenizer)
+    waiting, kept, removed = (sum(getattr(one, name) for one in done) for name in ("waiting", "kept", "removed"))
+    left = waiting - kept - removed
+    console.print(
+        f"{waiting:,} rejected samples in quarantine · {kept:,} have a row now · {removed:,} are removed by filters · {left:,} stay"
     )
+    unfinished = sum(one.open for one in done)
+    if unfinished:
+        console.print(f"{unfinished:,} of {len(files):,} archives have no table yet; nightcap prepare has to finish them first")
+    return 1 if left else 0
+
+
+def _given(config: ReplayConfig) -> dict[str, Any]:
+    """What holds in place of the last run's options."""
+    given = {"sample_timeout_s": config.sample_timeout_s, "sample_memory": config.sample_memory}
+    always = {"output": config.output, "address": config.address, "verbose": config.verbose, "limit": 0, "changed": False, "explain": 0}
+    return {**always, **{name: value for name, value in given.items() if value}}
+
+
+def _caption_config(config: ReplayConfig, known: dict[str, Any]) -> CaptionConfig:
+    engine = known["engine"] if isinstance(known.get("engine"), dict) else known
+    given = {**known, **_given(config), "engine": {name: engine[name] for name in EngineConfig.__dataclass_fields__ if name in engine}}
+    return restored(CaptionConfig, given | ({"decoder": config.decoder} if config.decoder else {}))
 
 
 def _samples_in(store: storage.Folder, path: str) -> int:
@@ -109,23 +153,6 @@ def _read_file(batch: pa.Table, config: ReadConfig) -> Iterator[pa.Table]:
         decoder = ChunkDecoder(ShardTask(path, rows[0]["shard"], "replay"), config)
         try:
             for row in rows:
-                yield from decoder.decode([_sample(row)])
+                yield from decoder.decode([sample_of(row)])
         finally:
             decoder.close()
-
-
-def _sample(row: dict[str, Any]) -> Sample:
-    members = row["members"] or []
-    fields = tuple(
-        Field(member["name"].rsplit("/", 1)[-1].split(".", 1)[-1].lower(), len(member["bytes"]), member["bytes"]) for member in members
-    )
-    problem = None if members else _unreadable(row)
-    return Sample(
-        index=row["index"], key=row["key"], offset=row["offset"], size=row["size"], fields=fields, problem=problem, repeated=False
-    )
-
-
-def _unreadable(row: dict[str, Any]) -> Any:
-    from pipeline.errors import Reason, SampleError
-
-    return SampleError(Reason(row["reason"]), row["detail"] or "its bytes are not in quarantine")

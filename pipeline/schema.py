@@ -170,6 +170,7 @@ QUARANTINE = pa.schema(
         pa.field("offset", pa.int64()),  # bytes in the (unpacked) tar
         pa.field("size", pa.int64()),  # bytes
         pa.field("members", pa.list_(MEMBER)),  # the original bytes; null above the bound: see offset and size
+        pa.field("flags", pa.list_(pa.string())),  # remarks that its row has: key_repeated, ...; null for damage
     ]
 )
 

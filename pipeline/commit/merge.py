@@ -118,6 +118,7 @@ def quarantine_table(shard: str, samples: Sequence[list[Row]], end: dict[str, An
             "offset": row["offset"],
             "size": row["size"],
             "members": members,
+            "flags": row.get("flags"),
         }
         for row, members in zip(rejected, _members(shard, rejected, fetch), strict=True)
     ]
@@ -133,6 +134,7 @@ def quarantine_table(shard: str, samples: Sequence[list[Row]], end: dict[str, An
             "offset": damage["start"],
             "size": damage["end"] - damage["start"],
             "members": None,
+            "flags": None,
         }
         for damage in end["damage"]
     ]

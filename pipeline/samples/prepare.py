@@ -6,7 +6,7 @@ Arrow table a chunk; original bytes never leave it.
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -27,9 +27,10 @@ from pipeline.samples.tokens import Tokenizer
 CHUNK_SAMPLES = 256
 CHUNK_BYTES = 16 << 20
 """Encoded bytes of a chunk: what stands in memory undecoded, and what a crash sends to a child process."""
-REFUSED = ("key", "index", "status", "stage", "reason", "detail", "offset", "size")
+REFUSED = ("key", "index", "status", "stage", "reason", "detail", "offset", "size", "flags")
 """What is kept of a refused sample; its bytes are fetched from the archive when its shard is committed."""
-_CHOSEN = frozenset(reason for reason in Reason if reason.value.startswith("filtered_")) | {Reason.DUPLICATE}
+CHOSEN = frozenset(reason for reason in Reason if reason.value.startswith("filtered_")) | {Reason.DUPLICATE}
+"""Reasons of samples that are removed because somebody asked for it: no fault, and no part of the reject budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,13 @@ def prepare_shard(task: ShardTask, config: Preparation) -> Iterator[Done]:
             done.seconds["read"] = read_s
             yield done
             began = time.perf_counter()
+
+
+def prepare_again(task: ShardTask, chunks: Iterable[list[Sample]], config: Preparation) -> Iterator[Done]:
+    """Samples of a shard that are at hand, such as those that quarantine kept; what became of them, chunk by chunk."""
+    with closing(_Preparer(task, config)) as preparer:
+        for chunk in chunks:
+            yield preparer.prepare(chunk)
 
 
 @dataclass(slots=True)
@@ -147,7 +155,7 @@ class _Preparer:
                 for step, spent_s in spent.items():
                     seconds[step] = seconds.get(step, 0.0) + spent_s
         except SampleError as exc:
-            if exc.reason in _CHOSEN:
+            if exc.reason in CHOSEN:
                 return {**row, **rejected(exc, "filter"), "status": schema.FILTERED}
             return {**row, **rejected(exc, "prepare")}
         return row
