@@ -22,7 +22,7 @@ from pipeline.reports.training import table_of, view
 from pipeline.storage import Folder
 
 NAME = "report.html"
-EXTREMES_WITH_MEDIA = 6
+EXTREMES_WITH_MEDIA = 8
 """Best and worst samples that get their medium, each: every one may cost a pass over an archive's headers."""
 HERE = Path(__file__).parent
 PARTS = (

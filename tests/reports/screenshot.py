@@ -1,4 +1,7 @@
-"""The top of a page as a small PNG, as README shows it: python -m tests.reports.screenshot PAGE OUT.png [HEIGHT]"""
+"""The top of a page as a small PNG, as README shows it: python -m tests.reports.screenshot PAGE OUT.png HEIGHT [SECTION ...]
+
+Sections that are named (scores, spread, ...) are left out, so that what is below them is seen.
+"""
 
 import io
 import sys
@@ -8,15 +11,17 @@ from PIL import Image
 
 from tests.reports.conftest import started
 
-WIDTH, HEIGHT, SCALE, COLOURS = 1180, 1760, 0.75, 96
+WIDTH, SCALE, COLOURS = 1180, 0.75, 112
 
 
-def main(page: str, out: str, height: str = str(HEIGHT)) -> None:
+def main(page: str, out: str, height: str, *left_out: str) -> None:
     """Opens the page in the tests' browser."""
     with started() as browser:
         if browser is None:
             raise SystemExit("needs a browser: apt-get install chromium chromium-driver")
         browser.open(Path(page).absolute(), width=WIDTH)
+        for name in left_out:
+            browser.js(f"document.getElementById('{name}').remove()")
         taken = Image.open(io.BytesIO(browser.picture(int(height), SCALE)))
     taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(out, optimize=True)
 
