@@ -10,13 +10,14 @@ from typing import Any
 from cyclopts import Parameter
 
 from jobs.cluster import gpus
+from jobs.counted import CountedStage, counted_commit
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Run, Steps, carry_out, plan_run
 from pipeline.captions.engine import EngineConfig, EngineInfo, describe
 from pipeline.captions.engine import recipe as engine_recipe
-from pipeline.captions.stage import CaptionStage, StageConfig
+from pipeline.captions.stage import StageConfig
 from pipeline.commit.parts import CAPTIONS
-from pipeline.commit.stage import CommitConfig, Fetch, commit_block, commit_of
+from pipeline.commit.stage import CommitConfig, Fetch, commit_of
 from pipeline.errors import RequestError
 from pipeline.samples.chunks import ShardTask
 from pipeline.samples.source import ReadConfig, ShardDatasource, read_shard
@@ -84,7 +85,7 @@ def dataset(job: Job, tasks: tuple[ShardTask, ...]) -> Any:
     rows = ray.data.read_datasource(ShardDatasource(tasks, partial(read_shard, config=read_config(job))), override_num_blocks=len(tasks))
     captions = engine_rows(job, rows)
     commit = (commit_config(job), _fetch(job))
-    return captions.map_batches(commit_block, fn_args=commit, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
+    return captions.map_batches(counted_commit, fn_args=commit, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
 
 
 def engine_rows(job: Job, rows: Any) -> Any:
@@ -104,7 +105,7 @@ def engine_rows(job: Job, rows: Any) -> Any:
     )
     workers = job.config.workers or max(1, devices)
     return rows.map_batches(
-        CaptionStage,
+        CountedStage,
         fn_constructor_args=(stage,),
         batch_size=job.info.rows_per_call,
         batch_format="pyarrow",

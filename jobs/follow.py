@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.display import LINE_EVERY_S, console
+from jobs.metrics import Watched
 from pipeline.errors import StoppedError
 from pipeline.reports.record import versions
 from pipeline.storage import Folder, is_local
@@ -43,6 +44,7 @@ class _Shown:
     def __init__(self, store: Folder, run_id: str) -> None:
         self._store, self._run_id = store, run_id
         self._seen = 0
+        self._watched = Watched()
         self._quiet = 0
 
     def more(self, *, last: bool = False) -> None:
@@ -55,6 +57,7 @@ class _Shown:
         steps = [record for record in fresh if record["kind"] == "step"]
         self._quiet += 1
         for record in fresh:
+            self._watched.see(record)
             if record["kind"] != "step":
                 for line in _lines(record):
                     console.print(line, markup=False, soft_wrap=True)

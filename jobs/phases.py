@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from jobs.display import console, meter
 from jobs.each import on_ray
+from jobs.metrics import record_receipt
 from pipeline import schema, storage
 from pipeline.commit.budget import Budget
 from pipeline.commit.temporary import without_temporary
@@ -212,7 +213,7 @@ def _pack(job: Phases, paths: Sequence[str]) -> int:
     console.print(f"{len(plans):,} archives · {len(plans) - len(left):,} done · {len(left):,} to do")
     config = PackConfig(job.store.url, job.prefix, job.downloads)
     with meter(len(left)) as display:
-        for packed in on_ray(pack_shard, [(plan, config) for plan in left]):
+        for packed in on_ray(_pack_counted, [(plan, config) for plan in left]):
             job.tally.add(_as_receipt(packed))
             display.show(job.tally)
             job.over_budget(seen, final=True)
@@ -236,12 +237,19 @@ def _archives(job: Phases, plans: Sequence[ShardPlan]) -> list[inventory.Archive
     return found
 
 
+def _pack_counted(plan: ShardPlan, config: PackConfig) -> Packed:
+    packed = pack_shard(plan, config)
+    record_receipt(_as_receipt(packed), "shard")
+    return packed
+
+
 def _as_receipt(packed: Packed) -> dict[str, Any]:
     """schema.RECEIPTS, as the tally adds them up."""
     counts = {schema.SUCCESS: packed.samples, **{f"{schema.REJECTED}:{reason}": count for reason, count in packed.rejects.items()}}
     return {
         "counts": json.dumps(counts),
         "seconds": json.dumps({"pack": packed.seconds}),
+        "sums": json.dumps({"bytes": packed.size_bytes}),
         "audio_s": 0.0,
         "committed": True,
         "damage": 0,

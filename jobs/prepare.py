@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from jobs.describe import describe
 from jobs.display import console
 from jobs.explain import explain_filters
+from jobs.metrics import CountedBlocks
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Receipt, Run, Steps, carry_out, plan_run, tasks_of
 from pipeline import storage
@@ -28,7 +29,7 @@ from pipeline.commit.stage import Fetch
 from pipeline.errors import RequestError
 from pipeline.samples.chain import Chain, ChainConfig
 from pipeline.samples.chunks import ShardTask
-from pipeline.samples.drops import check_drops
+from pipeline.samples.drops import bind_drops, drop_options
 from pipeline.samples.filters import resolved
 from pipeline.samples.guard import Limits
 from pipeline.samples.prepare import Preparation, prepare_shard
@@ -99,9 +100,10 @@ def plan(config: PrepareConfig, *, archives: bool = True) -> Job:
     """Everything that can be refused is refused here, before Ray starts. Without `archives` none is looked for."""
     tokenizer = tokenizer_of(config.chain)
     Chain(config.chain, tokenizer)
+    recipe = recipe_of(config, tokenizer)
+    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe, plan=archives)
     if config.drop and archives:
-        check_drops(config.drop)
-    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe_of(config, tokenizer), plan=archives)
+        bind_drops(planned.store, config.drop, [(shard.input.shard, shard.input.fingerprint) for shard in planned.plan.open])
     if tokenizer is not None:
         for name, data in tokenizer.files().items():
             planned.store.put(f"tokenizer/{name}", data)
@@ -117,7 +119,8 @@ def recipe_of(config: PrepareConfig, tokenizer: Tokenizer | None) -> dict[str, A
     """What decides the rows."""
     chain = asdict(replace(config.chain, filters=resolved(config.chain.filters)))
     chain["tokens"]["tokenizer"] = None if tokenizer is None else tokenizer.identity()
-    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": config.drop, **chain}
+    drop = drop_options(config.drop) if config.drop else None
+    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": drop, **chain}
 
 
 def steps_of(job: Job) -> Steps:
@@ -141,7 +144,7 @@ def dataset(job: Job, tasks: tuple[ShardTask, ...]) -> Any:
     context = ray.data.DataContext.get_current()
     before, context.target_max_block_size = context.target_max_block_size, 1  # each receipt by itself, at once
     try:
-        source = ShardDatasource(tasks, partial(write_shard, config=write_config(job)), "Prepare")
+        source = ShardDatasource(tasks, CountedBlocks(partial(write_shard, config=write_config(job)), "prepare"), "Prepare")
         return ray.data.read_datasource(source, override_num_blocks=len(tasks))
     finally:
         context.target_max_block_size = before
@@ -237,6 +240,8 @@ def prepared(shards: str | Sequence[str], chain: ChainConfig = ChainConfig(), *,
     """
     import ray
 
+    if drop:
+        drop_options(drop)
     patterns = (shards,) if isinstance(shards, str) else tuple(shards)
     found_root, blobs = expand(patterns)
     archives = inputs(blobs, root or found_root, PREPARED)

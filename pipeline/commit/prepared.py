@@ -219,5 +219,6 @@ def _receipt(task: ShardTask, chunks: list[Done], *, committed: bool) -> pa.Tabl
         "damage": damage,
         "seconds": json.dumps(seconds),
         "examples": json.dumps(examples),
+        "sums": json.dumps({"bytes": sum(done.table.nbytes for done in chunks)}),
     }
-    return pa.Table.from_arrays([pa.array([row[name.name]], name.type) for name in schema.RECEIPTS], schema=schema.RECEIPTS)
+    return pa.Table.from_arrays([pa.array([row.get(name.name)], name.type) for name in schema.RECEIPTS], schema=schema.RECEIPTS)

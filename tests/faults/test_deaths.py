@@ -81,7 +81,7 @@ def test_a_reader_and_a_committer_that_are_killed_cost_nothing(corpus: Any, undi
     (corpus.path / "slow_reader.py").write_text(SLOW_READER)
     (corpus.path / "wait").touch()
     process = corpus.start("output", "--decoder", "slow_reader:decode")
-    wait_for(lambda: kill_at_work(process, "ray::MapBatches(commit_block)"), process)
+    wait_for(lambda: kill_at_work(process, "ray::MapBatches(counted_commit)"), process)
     wait_for(lambda: any((corpus.path / "output/_parts/e").rglob("*.parquet")) and (corpus.path / "waiting").exists(), process)
     reader = psutil.Process(int((corpus.path / "waiting").read_text()))
     assert reader.cmdline()[0].startswith("ray::ReadShard")

@@ -180,4 +180,4 @@ def test_the_plan_is_read_caption_commit_and_nothing_else(folder: Path) -> None:
     job = prepare(CaptionConfig((str(folder / "in"),), output=str(folder / "out"), engine=EngineConfig(engine="facts")))
     executed = dataset(job, tuple(tasks_of(job.run))).materialize()
     names = [line.split(": ")[0].split(" ", 2)[-1] for line in executed.stats().splitlines() if line.startswith("Operator")]
-    assert names == ["ReadShard", "MapBatches(CaptionStage)", "MapBatches(commit_block)"]
+    assert names == ["ReadShard", "MapBatches(CountedStage)", "MapBatches(counted_commit)"]
