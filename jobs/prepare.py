@@ -29,7 +29,7 @@ from pipeline.commit.stage import Fetch
 from pipeline.errors import RequestError
 from pipeline.samples.chain import Chain, ChainConfig
 from pipeline.samples.chunks import ShardTask
-from pipeline.samples.drops import bind_drops, drop_options
+from pipeline.samples.drops import check_drops
 from pipeline.samples.filters import resolved
 from pipeline.samples.guard import Limits
 from pipeline.samples.prepare import Preparation, prepare_shard
@@ -100,10 +100,9 @@ def plan(config: PrepareConfig, *, archives: bool = True) -> Job:
     """Everything that can be refused is refused here, before Ray starts. Without `archives` none is looked for."""
     tokenizer = tokenizer_of(config.chain)
     Chain(config.chain, tokenizer)
-    recipe = recipe_of(config, tokenizer)
-    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe, plan=archives)
     if config.drop and archives:
-        bind_drops(planned.store, config.drop, [(shard.input.shard, shard.input.fingerprint) for shard in planned.plan.open])
+        check_drops(config.drop)
+    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe_of(config, tokenizer), plan=archives)
     if tokenizer is not None:
         for name, data in tokenizer.files().items():
             planned.store.put(f"tokenizer/{name}", data)
@@ -119,8 +118,7 @@ def recipe_of(config: PrepareConfig, tokenizer: Tokenizer | None) -> dict[str, A
     """What decides the rows."""
     chain = asdict(replace(config.chain, filters=resolved(config.chain.filters)))
     chain["tokens"]["tokenizer"] = None if tokenizer is None else tokenizer.identity()
-    drop = drop_options(config.drop) if config.drop else None
-    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": drop, **chain}
+    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": config.drop, **chain}
 
 
 def steps_of(job: Job) -> Steps:
@@ -240,8 +238,6 @@ def prepared(shards: str | Sequence[str], chain: ChainConfig = ChainConfig(), *,
     """
     import ray
 
-    if drop:
-        drop_options(drop)
     patterns = (shards,) if isinstance(shards, str) else tuple(shards)
     found_root, blobs = expand(patterns)
     archives = inputs(blobs, root or found_root, PREPARED)
