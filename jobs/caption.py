@@ -12,17 +12,20 @@ from cyclopts import Parameter
 from jobs.cluster import gpus
 from jobs.counted import CountedStage, counted_commit
 from jobs.options import ShardOptions, byte_count
-from jobs.run import Run, Steps, carry_out, plan_run
-from pipeline.captions.engine import EngineConfig, EngineInfo, describe
+from jobs.run import Chosen, Run, Steps, carry_out, plan_run
+from pipeline.captions.engine import EngineConfig, EngineInfo, describe, questions
 from pipeline.captions.engine import recipe as engine_recipe
+from pipeline.captions.policy import QualityConfig
+from pipeline.captions.quality import Flag
 from pipeline.captions.stage import StageConfig
 from pipeline.commit.parts import CAPTIONS
 from pipeline.commit.stage import CommitConfig, Fetch, commit_of
 from pipeline.errors import RequestError
 from pipeline.samples.chunks import ShardTask
+from pipeline.samples.earlier import key_for
 from pipeline.samples.source import ReadConfig, ShardDatasource, read_shard
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised by hand when the same options would give other captions than before."""
 QUARANTINE_MEMBER_BYTES = 16 << 20
 
@@ -34,6 +37,8 @@ class CaptionConfig(ShardOptions):
 
     engine: EngineConfig
     """What captions."""
+    quality: QualityConfig = QualityConfig()
+    """What is done about captions with faults."""
     workers: int = 0
     """Engine processes; 0 is one a GPU, or one on a machine without. More use more memory: each loads the model."""
     decoder: str = "default"
@@ -61,11 +66,21 @@ def run(config: CaptionConfig) -> int:
     return carry_out(job.run, steps_of(job))
 
 
-def prepare(config: CaptionConfig, *, plan: bool = True) -> Job:
+def prepare(config: CaptionConfig, *, plan: bool = True, chosen: Chosen | None = None) -> Job:
     """Everything that can be refused is refused here, before Ray starts. Without `plan` no archive is looked for."""
     info = describe(config.engine)
-    recipe = {"recipe_version": RECIPE_VERSION, "decoder": config.decoder, **engine_recipe(config.engine, info)}
-    return Job(config, info, plan_run(config, job="caption", tables=CAPTIONS, recipe=recipe, plan=plan))
+    if config.quality.may_retry and not info.samples:
+        wanted = next(flag.value for flag in Flag if config.quality.policy(flag) == "retry")
+        raise RequestError(
+            f"--on-{wanted} retry: engine {config.engine.engine} cannot be asked at another temperature; give flag or reject"
+        )
+    recipe = {
+        "recipe_version": RECIPE_VERSION,
+        "decoder": config.decoder,
+        **engine_recipe(config.engine, info),
+        "quality": asdict(config.quality),
+    }
+    return Job(config, info, plan_run(config, job="caption", tables=CAPTIONS, recipe=recipe, plan=plan, chosen=chosen))
 
 
 def steps_of(job: Job) -> Steps:
@@ -75,7 +90,13 @@ def steps_of(job: Job) -> Steps:
         sweep=lambda: commit_of(commit_config(job), _fetch(job)).sweep(),
         note=f"engine {job.config.engine.engine} {job.config.engine.model}",
         record={**asdict(job.config), **asdict(job.config.engine)},
+        takes_over=takes_over(job),
     )
+
+
+def takes_over(job: Job) -> tuple[str, ...]:
+    """What has to be equal for a caption of a former version of an archive to be taken over."""
+    return key_for(column for template in questions(job.config.engine, job.info).templates for column in template.columns)
 
 
 def dataset(job: Job, tasks: tuple[ShardTask, ...]) -> Any:
@@ -94,9 +115,11 @@ def engine_rows(job: Job, rows: Any) -> Any:
 
     engine = job.config.engine
     devices = gpus() if engine.device == "auto" or engine.device.startswith("cuda") else 0
-    micro_batch = engine.batch_size or job.info.micro_batch
+    micro_batch, asked = engine.micro(job.info.micro_batch), questions(engine, job.info)
     stage = StageConfig(
         engine=engine,
+        questions=asked,
+        quality=job.config.quality,
         micro_batch=micro_batch,
         output=job.config.output,
         run_id=job.run.run_id,
@@ -107,7 +130,7 @@ def engine_rows(job: Job, rows: Any) -> Any:
     return rows.map_batches(
         CountedStage,
         fn_constructor_args=(stage,),
-        batch_size=job.info.rows_per_call,
+        batch_size=max(1, job.info.rows_per_call // asked.captions),  # so that no block of captions is so large that Ray divides it
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=workers, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True),
         num_cpus=1,
@@ -119,6 +142,7 @@ def read_config(job: Job) -> ReadConfig:
     """How this run reads and decodes."""
     return ReadConfig(
         needs=job.info.needs,
+        columns=questions(job.config.engine, job.info).json_columns,
         decoder=job.config.decoder,
         max_sample_bytes=byte_count("--max-sample-bytes", job.config.max_sample_bytes),
         limits=job.config.limits(),
@@ -129,7 +153,12 @@ def read_config(job: Job) -> ReadConfig:
 
 def commit_config(job: Job) -> CommitConfig:
     """How this run commits."""
-    return CommitConfig(output=job.config.output, root=job.run.root, captions_per_sample=1, metadata=job.run.metadata())
+    return CommitConfig(
+        output=job.config.output,
+        root=job.run.root,
+        captions_per_sample=questions(job.config.engine, job.info).captions,
+        metadata=job.run.metadata(),
+    )
 
 
 def _fetch(job: Job) -> Fetch:

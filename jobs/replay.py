@@ -23,7 +23,6 @@ from jobs.prepare import PrepareConfig, plan, write_config
 from pipeline import attempts, schema, storage
 from pipeline.captions.engine import EngineConfig
 from pipeline.commit.amend import Amended, amend
-from pipeline.captions.policy import QualityConfig
 from pipeline.commit.merge import captions_of
 from pipeline.commit.parts import stem_of
 from pipeline.commit.quarantined import sample_of

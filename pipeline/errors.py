@@ -30,7 +30,9 @@ class Reason(StrEnum):
     NOT_TAKEN = "not_taken"  # the engine does not take this modality (status: skipped)
     ENGINE_OUT_OF_MEMORY = "engine_out_of_memory"
     ENGINE_TIMEOUT = "engine_timeout"
-    ENDPOINT = "endpoint"
+    ENDPOINT = "endpoint"  # the server failed for a passing reason: busy, broken connection, an answer cut off
+    ENDPOINT_REFUSED = "endpoint_refused"  # the server will not take this sample: context too long, content policy
+    NO_COLUMN = "no_column"  # the sample lacks what its prompt is made of
     MISSING_FILE = "missing_file"  # a manifest names a file that is not there
     OUTSIDE_SOURCE = "outside_source"  # a path leads out of the source folder
     DUPLICATE_NAME = "duplicate_name"  # an id occurs twice in one manifest
@@ -50,6 +52,16 @@ class Reason(StrEnum):
     FILTERED_REPETITION = "filtered_repetition"
     FILTERED_SCRIPT = "filtered_script"
     FILTERED_PATTERN = "filtered_pattern"
+    FLAGGED_REPEATS = "flagged_repeats"  # from here on: the caption has a fault for which it was to be rejected (captions.quality)
+    FLAGGED_CUT = "flagged_cut"
+    FLAGGED_REFUSAL = "flagged_refusal"
+    FLAGGED_BOILERPLATE = "flagged_boilerplate"
+    FLAGGED_ECHO = "flagged_echo"
+    FLAGGED_LANGUAGE = "flagged_language"
+    FLAGGED_EMPTY = "flagged_empty"
+    FLAGGED_SHORT = "flagged_short"
+    FLAGGED_LONG = "flagged_long"
+    FLAGGED_LEAK = "flagged_leak"
     DUPLICATE = "duplicate"  # `dedup` found an earlier sample that stands for it
 
     @property

@@ -30,6 +30,7 @@ TRUNCATED = "truncated"  # a caption that ends at the token limit
 ERROR = "error"  # the engine returned a caption and an error with it
 REJECTED = "rejected"
 SKIPPED = "skipped"  # the engine does not take this modality
+TAKEN = "taken"  # on its way: its captions come from an earlier version of the archive; the commit puts them in
 FILTERED = "filtered"  # removed because a filter, or `--drop`, was asked for: no fault, and no part of the reject budget
 
 SEGMENT = pa.struct(
@@ -54,9 +55,9 @@ _ORIGIN = [
     pa.field("media_sha256", pa.string()),  # hex of the primary medium's bytes; null without a medium
     pa.field("modality", pa.string()),  # MODALITIES; null without a medium
     pa.field("text", pa.string()),  # the reference that came with it; null where there is none or it is unreadable
-    pa.field("flags", pa.list_(pa.string()), nullable=False),  # remarks that do not reject: reference_not_utf8, ...
+    pa.field("flags", pa.list_(pa.string()), nullable=False),  # remarks that do not reject: reference_not_utf8, captions.quality.Flag, ...
     pa.field("status", pa.string(), nullable=False),
-    pa.field("stage", pa.string()),  # which step rejected: read | decode | engine; null unless rejected or skipped
+    pa.field("stage", pa.string()),  # which step rejected: read | decode | engine | quality; null unless rejected or skipped
     pa.field("reason", pa.string()),  # errors.Reason; null unless rejected or skipped
     pa.field("detail", pa.string()),  # one line for a person
     pa.field("width", pa.int32()),  # px of the original, after EXIF orientation; null for audio
@@ -65,6 +66,7 @@ _ORIGIN = [
     pa.field("start_s", pa.float64()),  # seconds: where this piece starts in the recording; null for pictures
     pa.field("decode_s", pa.float64()),  # seconds of work spent on reading and decoding this row; null in end rows
     pa.field("end", pa.string()),  # JSON of samples.group.EndOfShard in end rows; null elsewhere
+    pa.field("earlier", pa.string()),  # JSON of the captions of a sample with status taken (samples.earlier); null elsewhere
 ]
 
 SAMPLES = pa.schema(
@@ -79,6 +81,7 @@ SAMPLES = pa.schema(
         pa.field("wave_t", pa.large_binary()),  # int16 mono at sample_rate_hz; null for pictures
         pa.field("sample_rate_hz", pa.int32()),
         pa.field("guard", pa.bool_(), nullable=False),  # an earlier run died twice with this sample in flight
+        pa.field("columns", pa.string()),  # JSON: values from the sample's `json` that prompts are made of; null where none are asked for
     ]
 )
 
@@ -92,6 +95,7 @@ _CAPTION = [
     pa.field("mean_logprob", pa.float64()),  # natural log, mean over output tokens, <= 0
     pa.field("language", pa.string()),  # ISO 639-1, given or detected
     pa.field("seed", pa.int64()),  # null when decoding is deterministic
+    pa.field("n_retries", pa.int32()),  # how often it was asked for again because of a fault; null where there is no caption
     pa.field("segments", pa.list_(SEGMENT)),  # transcripts only
 ]
 
@@ -101,6 +105,9 @@ PARTS = pa.schema(
         *_CAPTION,
         pa.field("collate_s", pa.float64()),  # seconds of host work of the engine, this row's share of its micro-batch
         pa.field("engine_s", pa.float64()),  # seconds of device work, likewise
+        pa.field(
+            "account", pa.string()
+        ),  # JSON of captions.account.Account in the first row of what a call of the stage gave; null elsewhere
     ]
 )
 
@@ -125,6 +132,7 @@ CAPTIONS = pa.schema(
         pa.field("mean_logprob", pa.float64()),
         pa.field("language", pa.string()),
         pa.field("seed", pa.int64()),
+        pa.field("n_retries", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("duration_s", pa.float64()),
@@ -163,7 +171,7 @@ QUARANTINE = pa.schema(
         pa.field("key", pa.string()),  # null for damage without a legible name
         pa.field("shard", pa.string(), nullable=False),
         pa.field("index", pa.int64()),  # null for damage, which is no sample
-        pa.field("stage", pa.string(), nullable=False),  # read | decode | engine
+        pa.field("stage", pa.string(), nullable=False),  # read | decode | engine | quality
         pa.field("reason", pa.string(), nullable=False),  # errors.Reason
         pa.field("detail", pa.string()),
         pa.field("transient", pa.bool_(), nullable=False),
@@ -185,6 +193,8 @@ RECEIPTS = pa.schema(
         pa.field("damage", pa.int64(), nullable=False),  # damaged byte ranges, in the receipt of the end row
         pa.field("seconds", pa.string(), nullable=False),  # JSON: where the time of this block went, by step
         pa.field("examples", pa.string(), nullable=False),  # JSON: up to 3 rejects [reason, shard, key, detail]
+        pa.field("sums", pa.string()),  # JSON: captions, flags, retries and tokens of this block, to be added up; null without captions
+        pa.field("actors", pa.string()),  # JSON: list of captions.account.Account; null without captions
     ]
 )
 

@@ -2,7 +2,7 @@
 
 An engine is a class: `Class(config)` loads the model on the worker, `collate(media)` does host work (and may run while
 the engine is busy), the call does device work. A user's own class may be as small as `accepts`, `__init__(config)` and
-`__call__(media) -> list[str]`.
+`__call__(media) -> list[str]`. What is asked of a medium (its prompt, its seed) stands in `medium.ask`.
 """
 
 import difflib
@@ -11,14 +11,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
 
 from cyclopts import Parameter
 
 from pipeline import schema
-from pipeline.errors import RequestError
-from pipeline.samples.medium import Medium, Needs
+from pipeline.captions.prompts import DEFAULT, Questions, parse
+from pipeline.captions.weights import sample_seed
+from pipeline.errors import RequestError, SampleError
+from pipeline.samples.medium import Ask, Medium, Needs
 
 ENGINES = {
     "facts": "pipeline.captions.facts:Facts",
@@ -26,6 +28,8 @@ ENGINES = {
     "transformers": "pipeline.captions.transformers:Transformers",
     "checkpoint": "pipeline.captions.checkpoint:Checkpoint",
 }
+Prompts = Literal["none", "beginning", "instruction", "free"]
+"""What a prompt is to an engine: refused, the caption's own beginning, an instruction, or its own affair."""
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 MODALITIES = ("image", "audio", "video")
 
@@ -42,7 +46,11 @@ class EngineConfig:
     language: str = ""
     """Language of the speech (ISO 639-1: en, de, zh); empty detects it."""
     prompt: str = ""
-    """Text that the caption starts from, for models that take one."""
+    """What is asked of a model that takes instructions; the caption's beginning for others. {text} and {json.NAME} stand for values of the sample."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Several prompts by name, in place of --prompt: --prompts.short '...' --prompts.long '...'; each makes its captions."""
+    num_captions: int = 1
+    """Captions a sample and prompt; more than one needs a temperature."""
     max_tokens: int = 0
     """Longest caption (of a 30 s window of speech) in tokens; a longer one is cut and has status truncated. 0 is automatic."""
     beams: int = 1
@@ -54,13 +62,15 @@ class EngineConfig:
     top_k: int = 0
     """Number of tokens that are sampled from; 0 is all."""
     seed: int = 0
-    """Seed of sampling; each sample has its own, from this and its medium."""
+    """Seed of sampling; each caption has its own, from this, its medium, its prompt and its number."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
     dtype: str = "auto"
     """auto, float32, bfloat16, float16 or int8; smaller is faster and less exact."""
     batch_size: int = 0
     """Media in one call of the model; 0 is automatic. More is faster until memory ends."""
+    batch_invariant: bool = False
+    """One medium at a time: the same caption to the last token on any device and in any number type, at the price of speed."""
     threads: int = 0
     """CPU threads of the model; 0 is all cores."""
     allow_pickle: bool = False
@@ -69,7 +79,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not self.engine:
             raise RequestError(f"--engine is empty; known engines are {', '.join(ENGINES)}, or module:Class")
-        for name, low in (("max_tokens", 0), ("beams", 1), ("batch_size", 0), ("threads", 0), ("top_k", 0)):
+        for name, low in (("max_tokens", 0), ("beams", 1), ("batch_size", 0), ("threads", 0), ("top_k", 0), ("num_captions", 1)):
             if getattr(self, name) < low:
                 raise RequestError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {low} or more")
         if not 0 < self.top_p <= 1:
@@ -82,6 +92,24 @@ class EngineConfig:
             raise RequestError(f"--dtype {self.dtype!r} is unknown; known are {', '.join(DTYPES)}")
         if self.beams > 1 and self.temperature > 0:
             raise RequestError("--beams and --temperature exclude each other; leave one at its default")
+        if self.prompt and self.prompts:
+            raise RequestError("--prompt and --prompts exclude each other; give the prompt a name among --prompts")
+        if self.num_captions > 1 and not self.temperature:
+            raise RequestError(f"--num-captions {self.num_captions} needs --temperature above 0; without it all would be the same")
+        if self.batch_invariant and self.batch_size > 1:
+            raise RequestError(f"--batch-invariant asks for one medium at a time, --batch-size for {self.batch_size}; leave one out")
+        for name, text in self.named_prompts().items():
+            if not re.fullmatch(r"[\w.-]{1,64}", name):
+                raise RequestError(f"--prompts.{name}: a prompt's name has letters, digits, -, . and _, at most 64")
+            parse(name, text)
+
+    def named_prompts(self) -> dict[str, str]:
+        """Templates by name; empty without a prompt."""
+        return dict(self.prompts) if self.prompts else ({DEFAULT: self.prompt} if self.prompt else {})
+
+    def micro(self, default: int) -> int:
+        """Media in one call of the model, where `default` is what suits it."""
+        return 1 if self.batch_invariant else self.batch_size or default
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +139,8 @@ class Caption:
     segments: tuple[Segment, ...] = ()
     flags: tuple[str, ...] = ()
     seed: int | None = None
+    transcript: bool = False
+    """What somebody said, word by word."""
 
 
 class Engine(Protocol):
@@ -119,8 +149,8 @@ class Engine(Protocol):
     def collate(self, media: Sequence[Medium]) -> Any:
         """Host work: media -> whatever the call takes. Changes no state; may run while the engine is called."""
 
-    def __call__(self, batch: Any) -> list[Caption]:
-        """Device work: one caption a medium, in order. Never called twice at a time."""
+    def __call__(self, batch: Any) -> "list[Caption | SampleError]":
+        """Device work: one caption a medium, in order, or why there is none. Never called twice at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +165,9 @@ class EngineInfo:
     """Media in one call of the engine, unless asked otherwise."""
     identity: dict[str, Any]
     """Identity of the weights."""
+    prompts: "Prompts" = "free"
+    samples: bool = False
+    """It takes a temperature and a seed with every medium."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +175,7 @@ class LoadedEngine:
     """A constructed engine with everything optional filled in."""
 
     collate: Callable[[Sequence[Medium]], Any]
-    run: Callable[[Any], list[Caption]]
+    run: Callable[[Any], list[Caption | SampleError]]
     close: Callable[[], None]
 
 
@@ -172,7 +205,25 @@ def describe(config: EngineConfig) -> EngineInfo:
         found.check(config)
     needs = found.needs(config) if hasattr(found, "needs") else Needs(accepts=_accepted(config.engine, found.accepts))
     identity = found.identity(config) if hasattr(found, "identity") else {"class": config.engine, "model": config.model}
-    return EngineInfo(config.engine, needs, getattr(found, "rows_per_call", 256), getattr(found, "micro_batch", 16), identity)
+    prompts: Prompts = found.prompts(config) if hasattr(found, "prompts") else "free"
+    if prompts == "none" and config.named_prompts():
+        raise RequestError(f"--prompt: engine {config.engine} {f'with {config.model} ' if config.model else ''}takes none; leave it out")
+    rows, micro = getattr(found, "rows_per_call", 256), getattr(found, "micro_batch", 16)
+    return EngineInfo(config.engine, needs, rows, micro, identity, prompts, bool(getattr(found, "samples", False)))
+
+
+def questions(config: EngineConfig, info: EngineInfo) -> Questions:
+    """What is asked of every sample."""
+    templates = [parse(name, text) for name, text in config.named_prompts().items()] or [parse(None, "")]
+    return Questions(tuple(templates), config.num_captions, info.prompts == "instruction", config.temperature, config.seed)
+
+
+def ask_of(medium: Medium, config: EngineConfig) -> Ask:
+    """What is asked of a medium; where it does not say, what the options say, with a seed from its content."""
+    if medium.ask is not None:
+        return medium.ask
+    payload = b"".join(part.tobytes() for part in (medium.pixels_hwc, medium.wave_t) if part is not None)
+    return Ask(prompt=config.prompt, seed=sample_seed(config.seed, payload) if config.temperature else 0, temperature=config.temperature)
 
 
 def _accepted(name: str, accepts: Any) -> tuple[str, ...]:
@@ -191,11 +242,13 @@ def recipe(config: EngineConfig, info: EngineInfo) -> dict[str, Any]:
         "engine": config.engine,
         "weights": info.identity,
         "language": config.language,
-        "prompt": config.prompt,
+        "prompts": config.named_prompts(),
+        "num_captions": config.num_captions,
         "max_tokens": config.max_tokens,
         "beams": config.beams,
         "temperature": config.temperature,
         "dtype": config.dtype,
+        "batch_invariant": config.batch_invariant,
         **sampling,
         "preprocessing": asdict(info.needs),
     }
@@ -212,7 +265,7 @@ def create(config: EngineConfig) -> LoadedEngine:
     """Loads the engine here. For workers, never for the driver."""
     engine = engine_class(config.engine)(config)
 
-    def run(batch: Any) -> list[Caption]:
-        return [caption if isinstance(caption, Caption) else Caption(str(caption)) for caption in engine(batch)]
+    def run(batch: Any) -> list[Caption | SampleError]:
+        return [caption if isinstance(caption, Caption | SampleError) else Caption(str(caption)) for caption in engine(batch)]
 
     return LoadedEngine(getattr(engine, "collate", list), run, getattr(engine, "close", lambda: None))

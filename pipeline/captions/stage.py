@@ -6,11 +6,13 @@ An engine's exception is retried by halves down to one sample, so that it costs 
 """
 
 import contextlib
+import json
+import secrets
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,11 @@ import pyarrow as pa
 
 from pipeline import schema, storage
 from pipeline.attempts import Attempts, Unit
+from pipeline.captions.account import Meter
+from pipeline.captions.answers import Answer, Place, again, better, judged, parts_table
 from pipeline.captions.engine import Caption, EngineConfig, create
+from pipeline.captions.policy import QualityConfig
+from pipeline.captions.prompts import Questions
 from pipeline.errors import Reason, SampleError, StoppedError
 from pipeline.samples.guard import Guard, Limits
 from pipeline.samples.medium import Medium
@@ -34,6 +40,9 @@ class StageConfig:
     """What an engine actor gets."""
 
     engine: EngineConfig
+    questions: Questions
+    """What is asked of every sample."""
+    quality: QualityConfig = QualityConfig()
     micro_batch: int
     """Media in one call of the engine."""
     output: str
@@ -42,19 +51,13 @@ class StageConfig:
     """Time and memory of one sample in the child process of a guarded block."""
     stall_s: float
     """Seconds of one engine call after which the process is taken for hung and ended."""
+    by_length: bool = True
+    """Micro-batches of similar length; without it in the order of arrival."""
 
 
 class _Collated(NamedTuple):
     batch: Any
     seconds: float
-
-
-@dataclass(slots=True)
-class _Result:
-    captions: list[Caption]
-    error: SampleError | None = None
-    collate_s: float = 0.0
-    engine_s: float = 0.0
 
 
 class CaptionStage:
@@ -68,39 +71,66 @@ class CaptionStage:
         self._collating = threading.Semaphore(COLLATORS)
         self._attempts = Attempts(storage.Folder(config.output), config.run_id, "engine")
         self._progress = _Progress(config.stall_s)
+        self._meter = Meter(secrets.token_hex(4))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """schema.SAMPLES -> schema.PARTS, rows in the order they came, one a caption."""
+        arrived_s = time.perf_counter()
         rows = table.drop_columns(["pixels_hwc", "wave_t"]).to_pylist()
         todo = [at for at, row in enumerate(rows) if row["kind"] == schema.KIND_SAMPLE and row["status"] == schema.OK]
-        results: dict[int, _Result] = {}
-        if todo:
-            units = _units([rows[at] for at in todo])
-            guarded = self._attempts.died(units) or any(rows[at]["guard"] for at in todo)
-            media = dict(zip(todo, media_of(table, todo), strict=True))
-            with self._attempts.marked(units):
-                results = self._guarded(media) if guarded else self._batched(media)
-            failures = [result.error for result in results.values() if result.error is not None]
-            if len(failures) == len(results) >= HOPELESS and not guarded:
-                raise StoppedError(
-                    f"the engine failed on each of {len(failures)} samples of a block alone; the last error: {failures[-1].detail}"
-                )
-        return _parts(rows, results)
+        if not todo:
+            return parts_table(rows, {}, None)
+        units = _units([rows[at] for at in todo])
+        guarded = self._attempts.died(units) or any(rows[at]["guard"] for at in todo)
+        asked, answers = self._asked(rows, dict(zip(todo, media_of(table, todo), strict=True)))
+        with self._attempts.marked(units):
+            answers |= self._answers(asked, arrived_s, guarded)
+        _check_hope([(place.row, answers[place]) for place in asked], guarded)
+        return parts_table(rows, _by_row(answers), json.dumps(asdict(self._meter.read())))
 
-    def _batched(self, media: dict[int, Medium]) -> dict[int, _Result]:
+    def _asked(self, rows: Sequence[dict[str, Any]], media: dict[int, Medium]) -> tuple[dict[Place, Medium], dict[Place, Answer]]:
+        """Each caption that is wanted, by its place; and the rejects among them, which lack what their prompt is made of."""
+        asked: dict[Place, Medium] = {}
+        refused: dict[Place, Answer] = {}
+        for at, medium in media.items():
+            try:
+                asked.update((Place(at, ask.number), replace(medium, ask=ask)) for ask in self._config.questions.asks(rows[at]))
+            except SampleError as exc:
+                refused[Place(at, 0)] = Answer(None, exc)
+        return asked, refused
+
+    def _answers(self, asked: dict[Place, Medium], arrived_s: float, guarded: bool) -> dict[Place, Answer]:
+        """One answer a place; those with faults that are to be asked for again, are."""
+        config, work = self._config.quality, self._guarded if guarded else self._batched
+        answers = self._judged(asked, work(asked, arrived_s))
+        for attempt in range(1, config.retries + 1):
+            wrong = {place: again(asked[place], config, attempt) for place, answer in answers.items() if answer.verdict.again}
+            if not wrong:
+                break
+            found = self._judged(wrong, work(wrong, arrived_s))
+            answers |= {place: better(answers[place], answer) for place, answer in found.items()}
+        return answers
+
+    def _judged(self, asked: dict[Place, Medium], answers: dict[Place, Answer]) -> dict[Place, Answer]:
+        bounds = self._config.quality.bounds(self._config.engine.language)
+        return {place: judged(answer, asked[place], self._config.quality, bounds) for place, answer in answers.items()}
+
+    def _batched(self, asked: dict[Place, Medium], arrived_s: float) -> dict[Place, Answer]:
         """Micro-batches of similar length: padding is the work of an encoder that nobody asked for."""
-        order = sorted(media, key=lambda at: (-_length(media[at]), at))
+        order = sorted(asked, key=lambda place: (-_length(asked[place]), place)) if self._config.by_length else sorted(asked)
         size = self._config.micro_batch
         groups = [order[start : start + size] for start in range(0, len(order), size)]
-        batches = [[media[at] for at in group] for group in groups]
-        results: dict[int, _Result] = {}
+        batches = [[asked[place] for place in group] for group in groups]
+        answers: dict[Place, Answer] = {}
+        if not batches:
+            return answers
         ahead = self._ahead.submit(self._collate, batches[0])
         for number, (group, batch) in enumerate(zip(groups, batches, strict=True)):
             collated = ahead
             if number + 1 < len(batches):
                 ahead = self._ahead.submit(self._collate, batches[number + 1])
-            results.update(zip(group, self._attempt(batch, collated), strict=True))
-        return results
+            answers.update(zip(group, self._attempt(batch, arrived_s, collated), strict=True))
+        return answers
 
     def _collate(self, media: Sequence[Medium]) -> _Collated:
         with self._collating:
@@ -108,55 +138,70 @@ class CaptionStage:
             batch = self._engine.collate(media)
             return _Collated(batch, time.perf_counter() - started)
 
-    def _attempt(self, media: Sequence[Medium], ahead: "Future[_Collated] | None" = None) -> list[_Result]:
-        """One result a medium; halves on any exception of the engine."""
+    def _attempt(self, media: Sequence[Medium], arrived_s: float, ahead: "Future[_Collated] | None" = None) -> list[Answer]:
+        """One answer a medium; halves on any exception of the engine."""
         try:
-            return self._run(media, self._collate(media) if ahead is None else ahead.result())
+            return self._run(media, self._collate(media) if ahead is None else ahead.result(), arrived_s)
         except (KeyboardInterrupt, SystemExit, ImportError, StoppedError):
             raise
         except Exception as exc:
             if len(media) == 1:
-                return [_Result([], _engine_error(exc))]
+                return [Answer(None, _engine_error(exc))]
             del exc
         middle = len(media) // 2
-        return self._attempt(media[:middle]) + self._attempt(media[middle:])
+        return self._attempt(media[:middle], arrived_s) + self._attempt(media[middle:], arrived_s)
 
-    def _run(self, media: Sequence[Medium], collated: _Collated) -> list[_Result]:
+    def _run(self, media: Sequence[Medium], collated: _Collated, arrived_s: float) -> list[Answer]:
         with self._device:
             entered = time.perf_counter()
             with self._progress.watched():
                 captions = self._engine.run(collated.batch)
             left = time.perf_counter()
+            tokens = sum(caption.n_output_tokens or 0 for caption in captions if isinstance(caption, Caption))
+            self._meter.call(arrived_s, entered, len(media), tokens)
         if len(captions) != len(media):
             raise RuntimeError(f"the engine gave {len(captions)} captions for {len(media)} media")
-        share = len(media)
-        return [_Result([caption], None, collated.seconds / share, (left - entered) / share) for caption in captions]
+        collate_s, engine_s = collated.seconds / len(media), (left - entered) / len(media)
+        return [
+            Answer(None, caption, collate_s, engine_s) if isinstance(caption, SampleError) else Answer(caption, None, collate_s, engine_s)
+            for caption in captions
+        ]
 
-    def _guarded(self, media: dict[int, Medium]) -> dict[int, _Result]:
+    def _guarded(self, asked: dict[Place, Medium], arrived_s: float) -> dict[Place, Answer]:
         """Sample by sample in a child process. The engine here is unloaded meanwhile, with nobody inside: both may not fit."""
-        results: dict[int, _Result] = {}
+        answers: dict[Place, Answer] = {}
         with self._device, contextlib.ExitStack() as alone:
             for _ in range(COLLATORS):
                 alone.enter_context(self._collating)
             self._engine.close()
             guard = Guard("pipeline.captions.stage:runner_for_child", (self._config.engine,), self._config.limits)
             try:
-                for at, medium in media.items():
+                for place, medium in asked.items():
                     started = time.perf_counter()
                     try:
-                        found = _Result(list(guard.run(medium)))
+                        (caption,) = guard.run(medium)
+                        found = Answer(None, caption) if isinstance(caption, SampleError) else Answer(caption)
                     except (SampleError, RuntimeError, MemoryError, ValueError, TypeError) as exc:
-                        found = _Result([], exc if isinstance(exc, SampleError) else _engine_error(exc))
-                    results[at] = replace_time(found, time.perf_counter() - started)
+                        found = Answer(None, exc if isinstance(exc, SampleError) else _engine_error(exc))
+                    answers[place] = replace(found, engine_s=time.perf_counter() - started)
             finally:
                 guard.close()
                 self._engine = create(self._config.engine)
-        return results
+        return answers
 
 
-def replace_time(result: _Result, seconds: float) -> _Result:
-    """The result with its time on the device."""
-    return replace(result, engine_s=seconds)
+def _check_hope(answers: Sequence[tuple[int, Answer]], guarded: bool) -> None:
+    """StoppedError where each of several samples failed alone: the engine is at fault."""
+    failures = [answer.error for _, answer in answers if answer.error is not None]
+    if len(failures) == len(answers) and len({row for row, _ in answers}) >= HOPELESS and not guarded:
+        raise StoppedError(f"the engine failed on each of {len(failures)} samples of a block alone; the last error: {failures[-1].detail}")
+
+
+def _by_row(answers: dict[Place, Answer]) -> dict[int, list[Answer]]:
+    found: dict[int, list[Answer]] = {}
+    for place in sorted(answers):
+        found.setdefault(place.row, []).append(answers[place])
+    return found
 
 
 def runner_for_child(config: EngineConfig) -> Any:
@@ -234,40 +279,3 @@ def _units(rows: Sequence[dict[str, Any]]) -> list[Unit]:
         else:
             units.append(Unit(shard, index, index))
     return units
-
-
-def _parts(rows: list[dict[str, Any]], results: dict[int, _Result]) -> pa.Table:
-    found: list[dict[str, Any]] = []
-    for at, row in enumerate(rows):
-        result = results.get(at)
-        if result is None:
-            found.append({**row, "caption_index": 0})
-        elif result.error is not None:
-            error = {"status": schema.REJECTED, "stage": "engine", "reason": result.error.reason.value, "detail": result.error.detail}
-            found.append({**row, **error, "caption_index": 0, "collate_s": result.collate_s, "engine_s": result.engine_s})
-        else:
-            found.extend(_captioned(row, result))
-    columns = [pa.array([row.get(field.name) for row in found], field.type) for field in schema.PARTS]
-    return pa.Table.from_arrays(columns, schema=schema.PARTS)
-
-
-def _captioned(row: dict[str, Any], result: _Result) -> list[dict[str, Any]]:
-    return [
-        {
-            **row,
-            "status": caption.status,
-            "flags": [*row["flags"], *caption.flags],
-            "caption_index": number,
-            "caption": caption.text,
-            "finish_reason": caption.finish_reason,
-            "n_prompt_tokens": caption.n_prompt_tokens,
-            "n_output_tokens": caption.n_output_tokens,
-            "mean_logprob": caption.mean_logprob,
-            "language": caption.language,
-            "seed": caption.seed,
-            "segments": [{"start_s": s.start_s, "end_s": s.end_s, "text": s.text} for s in caption.segments] if caption.segments else None,
-            "collate_s": result.collate_s,
-            "engine_s": result.engine_s,
-        }
-        for number, caption in enumerate(result.captions)
-    ]

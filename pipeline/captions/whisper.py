@@ -97,6 +97,11 @@ class FasterWhisper:
         """Of the folder's files."""
         return identity(locate(config.model, wanted=("config.json", "model.bin")))
 
+    @classmethod
+    def prompts(cls, config: EngineConfig) -> str:
+        """Words that went before: they set spelling and style."""
+        return "beginning"
+
     def close(self) -> None:
         """Releases the model; without it its memory stays until the process ends."""
         self._model = None
@@ -194,6 +199,7 @@ class FasterWhisper:
             mean_logprob=min(0.0, sum(decoded.logprob for decoded in heard) / tokens) if tokens else None,
             language=language,
             segments=segments,
+            transcript=True,
         )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.commit import redo, tables
-from pipeline.commit.merge import Fetch, Row, captions_table, end_of, is_transient, quarantine_table, samples_of, winners
+from pipeline.commit.merge import Fetch, Row, captions_table, end_of, is_transient, quarantine_table, samples_of, verdict_of, winners
 from pipeline.commit.parts import CAPTIONS, FOLDER, Part, Unit, covers, folder_of, part_path, parts_in, quarantine_path, stem_of, table_path
 from pipeline.commit.temporary import without_temporary
 from pipeline.storage import Store
@@ -44,7 +44,8 @@ class Commit:
 
     store: Store
     fetch: Fetch
-    captions_per_sample: int = 1
+    captions_per_sample: int = 0
+    """That every captioned sample has; 0 does not look."""
     metadata: dict[str, str] = field(default_factory=dict)
 
     def write(self, rows: pa.Table) -> list[Receipt]:
@@ -56,6 +57,7 @@ class Commit:
 
     def _write_run(self, shard: str, fingerprint: str, run: pa.Table) -> Receipt:
         units = winners([run])
+        self._check_whole(shard, units)
         first, last = min(units), max(units)
         end = end_of(units)
         transient = any(is_transient(row) for rows in units.values() for row in rows)
@@ -69,11 +71,17 @@ class Commit:
             path = part_path(stem, fingerprint, Unit(*first), Unit(*last), whole=whole, transient=transient, end=end is not None)
             self.store.put(path, tables.encode(run))
             committed = self.merge(shard, fingerprint)
-        samples = [rows[0] for rows in units.values() if rows[0]["kind"] == schema.KIND_SAMPLE]
+        samples = [verdict_of(rows) for rows in units.values() if rows[0]["kind"] == schema.KIND_SAMPLE]
         audio_s = sum(row["duration_s"] or 0.0 for row in samples if row["modality"] != "image" and row["caption"] is not None)
         damage = len(end["damage"]) if end else 0
         counts = Counter(_outcome(row) for row in samples if row["last"])
         return Receipt(shard, first[0], last[0], dict(counts), audio_s, committed, damage)
+
+    def _check_whole(self, shard: str, units: dict[tuple[int, int], list[Row]]) -> None:
+        """RuntimeError where only some captions of a sample came: the block was divided, and the others would be lost."""
+        for (index, _), rows in units.items():
+            if self.captions_per_sample and verdict_of(rows)["caption"] is not None and len(rows) != self.captions_per_sample:
+                raise RuntimeError(f"{shard}: {len(rows)} of {self.captions_per_sample} captions of sample {index} came in one block")
 
     def merge(self, shard: str, fingerprint: str) -> bool:
         """Writes the final tables if the parts are complete; True if this call wrote them.
@@ -142,7 +150,8 @@ class Commit:
             self.store.put(quarantine_path(stem), tables.encode(quarantine, self.metadata))
         else:
             self.store.delete(quarantine_path(stem))
-        self.store.put(table_path(CAPTIONS, stem), tables.encode(captions_table(samples), self.metadata))
+        metadata = {**self.metadata, tables.FINGERPRINT: fingerprint}
+        self.store.put(table_path(CAPTIONS, stem), tables.encode(captions_table(samples), metadata))
         redo.fulfilled(self.store, stem, fingerprint)
 
     def _clean(self, folder: str) -> None:

@@ -56,6 +56,11 @@ def samples_of(units: dict[tuple[int, int], list[Row]]) -> list[list[Row]]:
     return samples
 
 
+def verdict_of(rows: Sequence[Row]) -> Row:
+    """The row that says what became of a sample with several captions: the first that is no reject, else the first."""
+    return next((row for row in rows if row["status"] != schema.REJECTED), rows[0])
+
+
 def captions_of(table: pa.Table) -> pa.Table:
     """schema.PARTS -> schema.CAPTIONS for samples that are complete in the table."""
     return captions_table(samples_of(winners([table])))
@@ -71,13 +76,18 @@ def captions_table(samples: Iterable[list[Row]]) -> pa.Table:
 def _join(pieces: list[list[Row]]) -> list[Row]:
     if len(pieces) == 1:
         return pieces[0]
-    rejected = next((rows[0] for rows in pieces if rows[0]["status"] in (schema.REJECTED, schema.SKIPPED)), None)
     duration_s = sum(rows[0]["duration_s"] or 0.0 for rows in pieces)
-    if rejected is not None:
-        first = pieces[0][0]
-        origin = {name: first[name] for name in ("sample_sha256", "media_sha256", "modality", "text")}
-        return [{**rejected, **origin, "duration_s": duration_s, "caption": None, "segments": None, "caption_index": 0}]
-    return [_join_captions([rows[number] for rows in pieces], duration_s) for number in range(min(map(len, pieces)))]
+    origin = {name: pieces[0][0][name] for name in ("sample_sha256", "media_sha256", "modality", "text")}
+    nothing = {**origin, "duration_s": duration_s, "caption": None, "segments": None}
+    lost = next((row for row in map(verdict_of, pieces) if row["status"] in (schema.REJECTED, schema.SKIPPED)), None)
+    if lost is not None:
+        return [{**lost, **nothing, "caption_index": 0}]
+    joined = []
+    for number in range(min(map(len, pieces))):
+        rows = [one[number] for one in pieces]
+        rejected = next((row for row in rows if row["status"] == schema.REJECTED), None)
+        joined.append(_join_captions(rows, duration_s) if rejected is None else {**rejected, **nothing})
+    return joined
 
 
 def _join_captions(rows: list[Row], duration_s: float) -> Row:
@@ -95,6 +105,7 @@ def _join_captions(rows: list[Row], duration_s: float) -> Row:
         "n_output_tokens": sum(tokens) if any(row["n_output_tokens"] is not None for row in rows) else None,
         "n_prompt_tokens": sum(row["n_prompt_tokens"] or 0 for row in rows) if rows[0]["n_prompt_tokens"] is not None else None,
         "mean_logprob": sum(value * count for value, count in scored) / total if total else None,
+        "n_retries": sum(row["n_retries"] or 0 for row in rows) if rows[0]["n_retries"] is not None else None,
         "language": next((row["language"] for row in rows if row["language"]), None),
         "duration_s": duration_s,
     }
@@ -105,7 +116,7 @@ def quarantine_table(shard: str, samples: Sequence[list[Row]], end: dict[str, An
 
     What a filter removes may be half of the corpus: its bytes stay in the archive, where offset and size find them.
     """
-    rejected = [sample[0] for sample in samples if sample[0]["status"] in (schema.REJECTED, schema.FILTERED)]
+    rejected = [row for row in map(verdict_of, samples) if row["status"] in (schema.REJECTED, schema.FILTERED)]
     rows = [
         {
             "key": row["key"],

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema, storage
 from pipeline.commit.commit import Commit, Receipt
+from pipeline.samples.earlier import TAKEN_OVER, taken_in, with_taken
 from pipeline.samples.group import fetch_members
 
 EXAMPLES = 3
@@ -43,14 +44,25 @@ def commit_block(table: pa.Table, config: CommitConfig, fetch: Any) -> pa.Table:
     """schema.PARTS -> schema.RECEIPTS."""
     if table.num_rows == 0:
         return schema.RECEIPTS.empty_table()
-    receipts = commit_of(config, fetch).write(table)
-    seconds = _seconds(table)
-    rows = [_row(receipt, table, seconds if number == 0 else {}) for number, receipt in enumerate(receipts)]
-    columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema.RECEIPTS]
+    whole = {"seconds": json.dumps(_seconds(table)), "sums": json.dumps(_sums(table)), "actors": _actors(table)}
+    taken, table = taken_in(table), with_taken(table)
+    receipts = [told(receipt, taken) for receipt in commit_of(config, fetch).write(table)]
+    rows = [_row(receipt, table) | (whole if number == 0 else {"seconds": "{}"}) for number, receipt in enumerate(receipts)]
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema.RECEIPTS]
     return pa.Table.from_arrays(columns, schema=schema.RECEIPTS)
 
 
-def _row(receipt: Receipt, table: pa.Table, seconds: dict[str, float]) -> dict[str, Any]:
+def told(receipt: Receipt, taken: dict[str, dict[int, str]]) -> Receipt:
+    """The receipt with samples whose captions were taken over counted apart: `success:taken_over`."""
+    counts = Counter(receipt.counts)
+    for index, status in taken.get(receipt.shard, {}).items():
+        if receipt.lo <= index <= receipt.hi and counts[status]:
+            counts[status] -= 1
+            counts[f"{status}:{TAKEN_OVER}"] += 1
+    return receipt._replace(counts=dict(+counts))
+
+
+def _row(receipt: Receipt, table: pa.Table) -> dict[str, Any]:
     return {
         "shard": receipt.shard,
         "lo": receipt.lo,
@@ -59,17 +71,31 @@ def _row(receipt: Receipt, table: pa.Table, seconds: dict[str, float]) -> dict[s
         "audio_s": receipt.audio_s,
         "committed": receipt.committed,
         "damage": receipt.damage,
-        "seconds": json.dumps(seconds),
         "examples": json.dumps(_examples(table, receipt)) if any(name.startswith(schema.REJECTED) for name in receipt.counts) else "[]",
     }
 
 
 def _seconds(table: pa.Table) -> dict[str, float]:
-    totals: dict[str, float] = dict.fromkeys(_STEPS.values(), 0.0)
-    first = table.filter(pc.equal(table.column("caption_index"), 0))
-    for column, step in _STEPS.items():
-        totals[step] += pc.sum(first.column(column)).as_py() or 0.0
-    return totals
+    first = table.filter(
+        pc.equal(table.column("caption_index"), 0)
+    )  # reading and decoding is told once a sample, the engine's work with each caption
+    return {step: pc.sum((first if column == "decode_s" else table).column(column)).as_py() or 0.0 for column, step in _STEPS.items()}
+
+
+def _sums(table: pa.Table) -> dict[str, float]:
+    """Captions, and what can be added up over them."""
+    captions = table.filter(pc.is_valid(table.column("caption")))
+    sums: dict[str, float] = {"captions": captions.num_rows}
+    for name, column in (("retries", "n_retries"), ("prompt_tokens", "n_prompt_tokens"), ("output_tokens", "n_output_tokens")):
+        sums[name] = pc.sum(table.column(column)).as_py() or 0
+    for entry in pc.value_counts(pc.list_flatten(table.column("flags").combine_chunks())).to_pylist():
+        sums[f"flag:{entry['values']}"] = entry["counts"]
+    return sums
+
+
+def _actors(table: pa.Table) -> str:
+    """The accounts of the engine's actors, as a JSON list."""
+    return "[" + ",".join(table.column("account").drop_null().to_pylist()) + "]"
 
 
 def _examples(table: pa.Table, receipt: Receipt) -> list[Sequence[str]]:

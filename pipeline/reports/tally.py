@@ -29,6 +29,10 @@ class Tally:
     """Damaged byte ranges."""
     examples: dict[str, list[list[str]]] = field(default_factory=dict)
     """Up to three rejects a reason: [shard, key, detail]."""
+    sums: Counter[str] = field(default_factory=Counter)
+    """Captions, flags (`flag:name`), retries and tokens, added up."""
+    actors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The latest account of each engine actor."""
     timeline: list[tuple[float, int, int]] = field(default_factory=list)
     """(seconds since the start, samples, rejected) at moments that are about evenly apart; at most POINTS."""
     started_s: float = field(default_factory=time.monotonic)
@@ -41,6 +45,10 @@ class Tally:
             self.first_s = time.monotonic() - self.started_s
         self.counts.update(json.loads(receipt["counts"]))
         self.seconds.update(json.loads(receipt["seconds"]))
+        self.sums.update(json.loads(receipt.get("sums") or "{}"))
+        for account in json.loads(receipt.get("actors") or "[]"):
+            if account["calls"] >= self.actors.get(account["actor"], account)["calls"]:
+                self.actors[account["actor"]] = account
         self.audio_s += receipt["audio_s"]
         self.shards += receipt["committed"]
         self.damage += receipt["damage"]

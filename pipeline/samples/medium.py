@@ -46,6 +46,25 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """One caption that is asked for."""
+
+    prompt: str = ""
+    """With the sample's own values in it."""
+    prompt_id: str | None = None
+    """Name of the prompt; None where there is none."""
+    instruction: str = ""
+    """The fixed words of an instruction; empty where the prompt is the caption's own beginning."""
+    number: int = 0
+    """0-based, of the sample's captions."""
+    seed: int = 0
+    """Of its random draws: from the run's seed, the sample's content, the prompt and the number. 0..2**31 - 1."""
+    temperature: float = 0.0
+    attempt: int = 0
+    """How often it was asked for before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Medium:
     """One picture, one piece of a recording, or one clip."""
 
@@ -72,3 +91,5 @@ class Medium:
     """Seconds from a clip's start, one a frame: its frames then stand one below the other in `pixels_hwc`. None for a single one."""
     text: str | None = None
     """The reference text that came with the sample, for prompts that use it."""
+    ask: Ask | None = None
+    """What is asked of it; None is what the engine's options say."""

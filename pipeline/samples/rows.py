@@ -98,3 +98,25 @@ def reference_texts(fields: Sequence[Field]) -> tuple[list[str], list[str]]:
         if not found:
             found += [parsed[key].strip() for key in TEXT_KEYS if isinstance(parsed.get(key), str)][:1]
     return found, flags
+
+
+def json_columns(fields: Sequence[Field], names: Sequence[str]) -> str | None:
+    """Values of a sample's `json` by their paths (`title`, `source.url`), as JSON; what is missing is left out. None for no names."""
+    if not names:
+        return None
+    data = next((field.data for field in fields if field.name == "json" and field.data is not None), b"{}")
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        parsed = {}
+    found = {name: _value(parsed, name) for name in names}
+    return json.dumps({name: value for name, value in found.items() if value is not None}, ensure_ascii=False)
+
+
+def _value(parsed: Any, path: str) -> Any:
+    """Objects and lists as JSON; None where there is nothing."""
+    for name in path.split("."):
+        if not isinstance(parsed, dict) or name not in parsed:
+            return None
+        parsed = parsed[name]
+    return json.dumps(parsed, ensure_ascii=False) if isinstance(parsed, dict | list) else parsed

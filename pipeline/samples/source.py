@@ -21,10 +21,11 @@ from pipeline.attempts import Attempts, Unit
 from pipeline.errors import SampleError
 from pipeline.samples.careful import Careful
 from pipeline.samples.chunks import ShardTask, chunks, describe, origin_of, rejected, stop_flag
+from pipeline.samples.earlier import load
 from pipeline.samples.group import EndOfShard, Sample
 from pipeline.samples.guard import Limits
 from pipeline.samples.medium import Medium, Needs
-from pipeline.samples.rows import Rows
+from pipeline.samples.rows import Rows, json_columns
 
 BLOCK_BYTES = 32 << 20
 """Decoded bytes after which a block is handed on; Ray's own default of 128 MiB would be what workers hold."""
@@ -35,6 +36,8 @@ class ReadConfig:
     """How shards are read, the same for all tasks of a run."""
 
     needs: Needs
+    columns: tuple[str, ...] = ()
+    """Values of a sample's `json` that go into `schema.SAMPLES.columns`, by their path: title, source.url."""
     decoder: str = "default"
     max_sample_bytes: int = 512 << 20
     """Bytes; a larger sample is rejected, never buffered."""
@@ -98,6 +101,7 @@ class ChunkDecoder:
         arguments = (config.decoder, config.needs)
         self._careful = Careful("pipeline.samples.decode:media_decoder", arguments, config.limits, attempts, task.suspects)
         self._origin = origin_of(task)
+        self._earlier = load(storage.Folder(config.output), task.earlier)
         self._rows = Rows()
 
     def close(self) -> None:
@@ -122,8 +126,12 @@ class ChunkDecoder:
         """The rows of one sample, each with its medium: one, or one a piece; a reject has none."""
         row, field = describe(sample, self._origin, self._config.needs.accepts)
         row["guard"] = self._careful.is_suspect(sample.index)
+        row["columns"] = json_columns(sample.fields, self._config.columns)
         if field is None or field.data is None:
             yield row, None
+            return
+        if (known := self._earlier.find(row)) is not None:
+            yield {**row, **known}, None
             return
         started, piece = time.perf_counter(), 0
         media = self._careful.run(sample.index, (field.data, field.name))

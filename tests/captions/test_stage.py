@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema
-from pipeline.captions.engine import EngineConfig
+from pipeline.captions.engine import EngineConfig, describe, questions
 from pipeline.captions.stage import CaptionStage, StageConfig
 from pipeline.errors import StoppedError
 from pipeline.samples.guard import Limits
@@ -72,7 +72,11 @@ class Watched:
 
 def stage(folder: Path, bad: str = "") -> CaptionStage:
     engine = EngineConfig(engine=f"{__name__}:Watched", prompt=bad)
-    return CaptionStage(StageConfig(engine=engine, micro_batch=MICRO, output=str(folder), run_id="run", limits=Limits(60, 0), stall_s=60))
+    asked = questions(engine, describe(engine))
+    limits = Limits(60, 0)
+    return CaptionStage(
+        StageConfig(engine=engine, questions=asked, micro_batch=MICRO, output=str(folder), run_id="run", limits=limits, stall_s=60)
+    )
 
 
 def table(shard: str = "a.tar", rows: int = ROWS, **more: Any) -> pa.Table:

@@ -157,7 +157,7 @@ def fetch(shard: str, spans: Any) -> Any:
 
 
 def commit_over(store: Memory) -> Commit:
-    return Commit(store, fetch, 2)
+    return Commit(store, fetch)
 
 
 @st.composite
