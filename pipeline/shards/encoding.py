@@ -14,11 +14,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_FIRST = frozenset(mark[:1] for mark, _ in _MARKS)
 
 
 def encoding_of(start: bytes) -> tuple[str, int]:
     """Encoding of a file by its first four bytes, and the bytes of its mark; UTF-8 where it has none."""
-    for mark, name in _MARKS:
+    for mark, name in _MARKS if start[:1] in _FIRST else ():
         if start.startswith(mark):
             return name, len(mark)
     return "utf-8", 0

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
@@ -12,10 +12,11 @@ from pipeline.errors import Reason, SampleError
 
 TEXT_BYTES = 16 << 20
 """Longest text or json that is read into memory."""
+_SHORT_BYTES = 8 << 10
+"""Nearly all texts: what one call reads of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A file or folder as its folder lists it."""
 
     name: str
@@ -27,8 +28,11 @@ class Entry:
     """Bytes; -1 where it was not asked for."""
 
 
-def entries(folder: str, *, sizes: bool = False) -> Iterator[Entry]:
-    """Visible entries of a folder in no order; folders of an object store are its prefixes. OSError as the storage gives it."""
+def entries(folder: str, *, sizes: bool = False, unsized: tuple[str, ...] = ()) -> Iterator[Entry]:
+    """Visible entries of a folder in no order; folders of an object store are its prefixes. OSError as the storage gives it.
+
+    `sizes`: those of files, which cost a call each; not of names that end as `unsized` says.
+    """
     filesystem, path = storage.resolve(folder)
     if not isinstance(filesystem, pafs.LocalFileSystem):
         for info in filesystem.get_file_info(pafs.FileSelector(path.rstrip("/"))):
@@ -37,14 +41,16 @@ def entries(folder: str, *, sizes: bool = False) -> Iterator[Entry]:
         return
     with os.scandir(path) as found:
         for entry in found:
-            if entry.name.startswith("."):
+            name = entry.name
+            if name[0] == ".":
                 continue
             link = entry.is_symlink()
             try:
                 is_folder = entry.is_dir()
-                yield Entry(entry.name, is_folder, link, entry.stat().st_size if sizes and not is_folder else -1)
+                wanted = sizes and not is_folder and not name.endswith(unsized)
+                yield Entry(name, is_folder, link, entry.stat().st_size if wanted else -1)
             except OSError:  # deleted since, or a link to nowhere: opening it tells
-                yield Entry(entry.name, False, link)
+                yield Entry(name, False, link)
 
 
 def folders(root: str) -> Iterator[tuple[str, list[Entry]]]:
@@ -84,8 +90,8 @@ def read_whole(url: str) -> bytes:
         if "://" not in url:
             fd = os.open(url, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                data = os.read(fd, 1 << 16)
-                while len(data) >> 16 and len(data) <= TEXT_BYTES and (more := os.read(fd, TEXT_BYTES)):
+                data = os.read(fd, _SHORT_BYTES)
+                while len(data) >= _SHORT_BYTES and len(data) <= TEXT_BYTES and (more := os.read(fd, TEXT_BYTES)):
                     data += more
             finally:
                 os.close(fd)

@@ -23,6 +23,7 @@ from pipeline.shards.listing import Entry, entries, join, leaves, read_whole
 NAME = "pairs"
 PIECE_FILES = 8_000
 TEXTS = ("txt", "caption", "json")
+_READ = tuple(f".{name}" for name in TEXTS)
 _FIELD = re.compile(r"[a-z0-9_]{1,16}")
 
 
@@ -117,7 +118,7 @@ def items(piece: Piece, options: Options) -> Iterator[Item | Bad]:
 def _folder_items(root: str, folder: str, start: str, stop: str, options: Options) -> Iterator[Item | Bad]:
     base = join(root, folder)
     stems: dict[str, list[Entry]] = {}
-    for entry in entries(base, sizes=True):
+    for entry in entries(base, sizes=True, unsized=_READ):
         stem, dot, _ = entry.name.rpartition(".")
         if entry.is_folder and entry.is_link and not start and not options.allow_outside and leaves(path := join(base, entry.name), root):
             yield Bad(path, path, None, Reason.OUTSIDE_SOURCE, f"a link to a folder outside of {root}; --allow-outside takes it")
@@ -125,9 +126,29 @@ def _folder_items(root: str, folder: str, start: str, stop: str, options: Option
             continue
         stems.setdefault(stem, []).append(entry)
     for stem in sorted(stems):
-        found = _sample(root, base, folder, stem, stems.pop(stem), options)
+        files = stems.pop(stem)
+        found = _plain_pair(base, folder, files) if len(files) == 2 else None
+        if found is None:
+            found = _sample(root, base, folder, stem, files, options)
         if found is not None:
             yield found
+
+
+def _plain_pair(base: str, folder: str, files: list[Entry]) -> Item | None:
+    """What `_sample` gives for a medium and an ordinary .txt, in half the time: nearly all pairs are no more. None for all others."""
+    medium, beside = files if files[1].name.endswith(".txt") else (files[1], files[0])
+    extension = medium.name.rpartition(".")[2].lower()
+    if extension not in FIELDS or not beside.name.endswith(".txt") or medium.is_link or beside.is_link:
+        return None
+    try:
+        data = read_whole(f"{base}/{beside.name}")
+        text = data.decode()
+    except (SampleError, UnicodeDecodeError):
+        return None
+    if text[:1] == "\ufeff" or not text.strip():
+        return None
+    members = (Member(extension, None, Place(f"{base}/{medium.name}", 0, medium.size)), Member("txt", data))
+    return Item(f"{folder}/{medium.name}" if folder else medium.name, members, source=f"{base}/{medium.name}")
 
 
 def _sample(root: str, base: str, folder: str, stem: str, files: list[Entry], options: Options) -> Item | Bad | None:
