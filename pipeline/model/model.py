@@ -24,7 +24,7 @@ from pipeline.model.hide import both_ways, hide_words
 from pipeline.model.memory import Memory, assemble
 from pipeline.model.mix import ObjectiveMix
 from pipeline.model.objectives import Loss, causal_targets, contrastive_loss, token_loss
-from pipeline.model.patches import picture_patch_loss, recording_patch_loss
+from pipeline.model.patches import reconstruct_pictures, reconstruct_recordings
 from pipeline.model.pictures import PictureEncoder
 from pipeline.model.recordings import STRIDE, RecordingEncoder
 from pipeline.model.text import new_text_model
@@ -219,9 +219,9 @@ class MultimodalLM(nn.Module):
         found = []
         share, numbers = mix.masked_medium_share, functools.partial(self._numbers, self.precision.encoder)
         if batch.pictures is not None or batch.clips is not None:
-            found.append(picture_patch_loss(self.pictures, self.picture_head, batch, states, share, numbers))
+            found.append(reconstruct_pictures(self.pictures, self.picture_head, batch, states, share, numbers).loss())
         if batch.recordings is not None:
-            found.append(recording_patch_loss(self.recordings, self.recording_head, batch, states, share, numbers))
+            found.append(reconstruct_recordings(self.recordings, self.recording_head, batch, states, share, numbers).loss())
         if not found:
             zero = batch.weight_b.sum() * 0.0
             return Loss(zero, zero)

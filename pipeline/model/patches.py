@@ -1,6 +1,6 @@
 """Hidden patches of pictures, frames and spectrograms: what is hidden, encoded and reconstructed.
 
-    n  media     f  frames of 10 ms     p  patches, as many as grid cells     m  tokens     d  width of the text model
+    n  media     f  frames of 10 ms     p  patches, as many as grid cells     x  values of a patch     m  tokens     d  width of the text model
 
 BatchNorm keeps its statistics in this pass: pictures with grey holes are not what they are for. All frames of a clip hide the
 same patches; else a neighbouring frame would show them.
@@ -8,6 +8,7 @@ same patches; else a neighbouring frame would show them.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 
@@ -24,10 +25,26 @@ SPAN = 8
 """Tokens of a spectrogram (20 ms each) that are hidden together: less, and the neighbours tell."""
 
 
-def picture_patch_loss(
+class Reconstructed(NamedTuple):
+    """What a head made of hidden patches, beside what they are."""
+
+    predicted_npx: torch.Tensor
+    target_npx: torch.Tensor
+    """Pixels minus the data's mean over its spread, or log-mel likewise."""
+    hidden_np: torch.Tensor
+    """bool."""
+    weight_np: torch.Tensor
+    """float32: of the sample, 0 on what was shown."""
+
+    def loss(self) -> Loss:
+        """Of the hidden patches."""
+        return patch_loss(self.predicted_npx, self.target_npx, self.weight_np)
+
+
+def reconstruct_pictures(
     encoder: PictureEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float, numbers: Numbers = nullcontext
-) -> Loss:
-    """Of the pictures of a batch, and the frames of its clips; `numbers` gives the encoder's precision as a context."""
+) -> Reconstructed:
+    """The pictures of a batch, and the frames of its clips; `numbers` gives the encoder's precision as a context."""
     blocks = []
     if batch.pictures is not None:
         rows = batch.pictures.rows_n
@@ -44,13 +61,13 @@ def picture_patch_loss(
         grid = encoder.features(hide_patches(normal, hidden, encoder.stride))
         tokens = encoder.tokens(grid)[:, -(encoder.grid**2) :]
     predicted = head(tokens, hidden, words_btd[rows_n], batch.token_mask_bt[rows_n], torch.ones_like(hidden))
-    return patch_loss(predicted, patches_of(normal, encoder.stride), hidden * weight[:, None])
+    return Reconstructed(predicted, patches_of(normal, encoder.stride), hidden, hidden * weight[:, None])
 
 
-def recording_patch_loss(
+def reconstruct_recordings(
     encoder: RecordingEncoder, head: PatchHead, batch: Batch, words_btd: torch.Tensor, share: float, numbers: Numbers = nullcontext
-) -> Loss:
-    """Of the recordings of a batch: spans of 160 ms, all bands; `numbers` gives the encoder's precision as a context."""
+) -> Reconstructed:
+    """The recordings of a batch: spans of 160 ms, all bands; `numbers` gives the encoder's precision as a context."""
     assert batch.recordings is not None
     rows = batch.recordings.rows_n
     mel, heard_nf = encoder.features(batch.recordings.wave_nt, batch.recordings.length_n)
@@ -61,7 +78,7 @@ def recording_patch_loss(
     predicted = head(tokens, hidden, words_btd[rows], batch.token_mask_bt[rows], heard)
     n, bands, frames = mel.shape
     target = mel.view(n, bands, frames // STRIDE, STRIDE).permute(0, 2, 1, 3).flatten(2)
-    return patch_loss(predicted, target, hidden * batch.weight_b[rows][:, None])
+    return Reconstructed(predicted, target, hidden, hidden * batch.weight_b[rows][:, None])
 
 
 def hidden_patches(seeds_n: torch.Tensor, count: int, share: float) -> torch.Tensor:

@@ -18,7 +18,7 @@ from pipeline.model.groups import param_groups
 from pipeline.model.hide import both_ways, hide_words
 from pipeline.model.mix import ObjectiveMix
 from pipeline.model.model import MultimodalLM, text_names
-from pipeline.model.patches import picture_patch_loss
+from pipeline.model.patches import reconstruct_pictures
 from tests.model.small import ALL, batch_of, clips, pictures, recordings, small_model, texts
 
 EVERYTHING = ObjectiveMix(masked_text_weight=1.0, masked_medium_weight=1.0, contrastive_weight=1.0)
@@ -61,7 +61,7 @@ def test_hidden_pixels_do_not_show_through(model: MultimodalLM) -> None:
     handle = model.picture_head.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     states = model.word_states(batch.token_ids_bt, batch.token_mask_bt)
     try:
-        first = picture_patch_loss(model.pictures, model.picture_head, batch, states, 0.5)
+        first = reconstruct_pictures(model.pictures, model.picture_head, batch, states, 0.5).loss()
         from pipeline.model.patches import hidden_patches
 
         hidden = hidden_patches(batch.seeds_b, model.pictures.grid**2, 0.5)
@@ -70,7 +70,7 @@ def test_hidden_pixels_do_not_show_through(model: MultimodalLM) -> None:
         assert batch.pictures is not None
         inked = torch.where(cells, 255 - batch.pictures.pixels_nchw, batch.pictures.pixels_nchw)
         other = dataclasses.replace(batch, pictures=dataclasses.replace(batch.pictures, pixels_nchw=inked))
-        second = picture_patch_loss(model.pictures, model.picture_head, other, states, 0.5)
+        second = reconstruct_pictures(model.pictures, model.picture_head, other, states, 0.5).loss()
     finally:
         handle.remove()
     assert torch.equal(seen[0], seen[1]) and not torch.equal(first.total, second.total)
@@ -208,7 +208,7 @@ def test_statistics_are_learnt_by_the_batch_but_not_from_pictures_with_holes(tmp
     norm = next(module for module in model.pictures.modules() if isinstance(module, nn.BatchNorm2d))
     batch, start = batch_of(texts(4), pictures=pictures(4)), norm.running_mean.clone()
     states = model.word_states(batch.token_ids_bt, batch.token_mask_bt)
-    picture_patch_loss(model.pictures, model.picture_head, batch, states, 0.5)
+    reconstruct_pictures(model.pictures, model.picture_head, batch, states, 0.5)
     assert torch.equal(norm.running_mean, start) and norm.training
     model.losses(batch, ObjectiveMix(), train=True)
     assert not torch.equal(norm.running_mean, start)
