@@ -1,8 +1,10 @@
 """Progress and closing tables: a live line on a terminal, a plain line every few seconds elsewhere."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +16,21 @@ from pipeline.reports.tally import Tally
 
 LINE_EVERY_S = 10.0
 
-console = Console(highlight=False)
+LOG_WIDTH = 140  # characters of a table where no terminal tells a width
+
+
+class _Lines(Console):
+    """Text is never cut into lines of the terminal's width: a path that is broken in two can neither be copied nor searched for."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if all(isinstance(each, str) for each in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
+
+
+console = _Lines(highlight=False)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = LOG_WIDTH
 
 
 class Meter:
