@@ -74,13 +74,18 @@ def prepare(config: CaptionConfig, *, plan: bool = True, chosen: Chosen | None =
         raise RequestError(
             f"--on-{wanted} retry: engine {config.engine.engine} cannot be asked at another temperature; give flag or reject"
         )
-    recipe = {
+    recipe = recipe_of(config, info)
+    return Job(config, info, plan_run(config, job="caption", tables=CAPTIONS, recipe=recipe, plan=plan, chosen=chosen))
+
+
+def recipe_of(config: CaptionConfig, info: EngineInfo) -> dict[str, Any]:
+    """What decides the captions, but for the root of the shards' names."""
+    return {
         "recipe_version": RECIPE_VERSION,
         "decoder": config.decoder,
         **engine_recipe(config.engine, info),
         "quality": asdict(config.quality),
     }
-    return Job(config, info, plan_run(config, job="caption", tables=CAPTIONS, recipe=recipe, plan=plan, chosen=chosen))
 
 
 def steps_of(job: Job) -> Steps:

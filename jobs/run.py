@@ -18,12 +18,14 @@ from jobs.report import page_of
 from pipeline import attempts, storage
 from pipeline.commit import recipe as recipes
 from pipeline.commit.budget import Budget
+from pipeline.commit.parts import table_path
 from pipeline.commit.plan import OpenShard, Plan, expand, inputs, make_plan
 from pipeline.errors import Reason, RequestError, StoppedError
 from pipeline.reports.archive_log import ArchiveLog
 from pipeline.reports.record import new_run_id, versions, write_record
 from pipeline.reports.tally import Tally
 from pipeline.samples.chunks import ShardTask, stop_flag
+from pipeline.samples.earlier import EarlierTable
 from pipeline.samples.group import count_samples
 
 WAVE = 5_000
@@ -47,6 +49,8 @@ class Run:
     store: storage.Folder
     plan: Plan
     tally: Tally
+    ended: str = ""
+    """Why it ended before its end, as it was asked to."""
 
     def metadata(self) -> dict[str, str]:
         """For the Parquet files: run id and versions, the only place for what differs between two identical runs."""
@@ -69,18 +73,35 @@ class Steps:
     """The tasks, where they are not one an open shard."""
     watch: Callable[[Receipt], None] | None = None
     """Sees every receipt."""
+    takes_over: tuple[str, ...] = ()
+    """Columns that have to be equal for captions of a former version of an archive to be taken over; none: nothing is taken over."""
+    enough: Callable[[Tally], str] | None = None
+    """Why the run is to end here (a budget), or an empty text: no new shard starts then, those in flight finish, and all is well."""
 
 
-def plan_run(config: ShardOptions, *, job: str, tables: str, recipe: dict[str, Any], plan: bool = True) -> Run:
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Archives that were looked for and judged before the run is planned."""
+
+    root: str
+    blobs: list[storage.Blob]
+    stale: frozenset[str]
+    """Stems whose tables are of former versions of their archives."""
+
+
+def plan_run(
+    config: ShardOptions, *, job: str, tables: str, recipe: dict[str, Any], plan: bool = True, chosen: Chosen | None = None
+) -> Run:
     """Everything that can be refused is refused here, before Ray starts. Without `plan` no archive is looked for."""
-    found_root, blobs = expand(config.shards) if plan else ("", [])
+    found_root, blobs = (chosen.root, chosen.blobs) if chosen is not None else expand(config.shards) if plan else ("", [])
     problem = storage.writable(config.output)
     if problem is not None:
         raise RequestError(f"cannot write to --output {config.output}: {problem}")
     store = storage.Folder(config.output)
     root = recipes.root_of(store) or found_root
     guarded = recipes.guard(store, {"root": root, **recipe}, tables)
-    planned = make_plan(inputs(blobs, root, tables), store, changed=config.changed, tables=tables)
+    stale = None if chosen is None else chosen.stale
+    planned = make_plan(inputs(blobs, root, tables), store, changed=config.changed, tables=tables, stale=stale)
     return Run(job, tables, config, root, guarded, new_run_id(), store, planned, Tally())
 
 
@@ -105,7 +126,7 @@ def _announce(run: Run, note: str) -> None:
         console.print(f"{len(plan.newer):,} archives are newer than their results, {plan.newer[0]} first; --changed redoes them")
 
 
-def tasks_of(run: Run) -> list[ShardTask]:
+def tasks_of(run: Run, takes_over: tuple[str, ...] = ()) -> list[ShardTask]:
     """One task an open shard; with --limit, as many samples as it allows, in the order of the shards."""
     suspects = attempts.suspects(run.store, run.run_id)
     left = run.config.limit
@@ -118,7 +139,9 @@ def tasks_of(run: Run) -> list[ShardTask]:
             count = _count(shard, left)
             stop_after, left = left if count >= left else None, left - count
         given = shard.input
-        tasks.append(ShardTask(given.url, given.shard, given.fingerprint, shard.todo, suspects.get(given.shard, ()), stop_after))
+        earlier = EarlierTable(table_path(run.tables, given.stem), takes_over) if shard.replaces and takes_over else None
+        suspected = suspects.get(given.shard, ())
+        tasks.append(ShardTask(given.url, given.shard, given.fingerprint, shard.todo, suspected, stop_after, earlier=earlier))
     return tasks
 
 
@@ -133,7 +156,7 @@ def _count(shard: OpenShard, limit: int) -> int:
 def execute(run: Run, steps: Steps) -> None:
     """All tasks in waves, counted as they are done. StoppedError above the reject budget, and where storage or Ray fail."""
     budget = Budget.parse(run.config.max_rejects)
-    tasks = steps.tasks() if steps.tasks is not None else tasks_of(run)
+    tasks = steps.tasks() if steps.tasks is not None else tasks_of(run, steps.takes_over)
     log = ArchiveLog(run.store, run.run_id, run.job)
     with meter(len({task.shard for task in tasks})) as display, closing(log):
         for start in range(0, len(tasks), WAVE):
@@ -143,11 +166,16 @@ def execute(run: Run, steps: Steps) -> None:
                 display.show(run.tally)
                 if steps.watch is not None:
                     steps.watch(receipt)
+                if steps.enough is not None and not run.ended and (why := steps.enough(run.tally)):
+                    run.ended = why
+                    run.store.put(stop_flag(run.run_id), why.encode())
                 if budget.exceeded(run.tally.samples, run.tally.rejected):
                     with suppress(OSError):
                         run.store.put(stop_flag(run.run_id), b"")
             if budget.exceeded(run.tally.samples, run.tally.rejected, final=start + WAVE >= len(tasks)):
                 raise StoppedError(_over_budget(run))
+            if run.ended:
+                return
 
 
 def _over_budget(run: Run) -> str:
@@ -210,7 +238,7 @@ def _finish(run: Run, steps: Steps, problem: StoppedError | None) -> int:
     passing = sum(count for reason, count in run.tally.reasons() if Reason(reason).transient)
     if left and run.config.limit and passing:
         raise StoppedError(f"{passing:,} samples failed for a passing reason; the same command without --limit redoes them")
-    if left and not run.config.limit:
+    if left and not run.config.limit and not run.ended:
         names = ", ".join(shard.input.shard for shard in left[:3])
         raise StoppedError(f"{len(left):,} shards are not committed ({names}); transient failures are redone by the same command")
     return 0

@@ -15,7 +15,7 @@ import braceexpand
 
 from pipeline import storage
 from pipeline.commit import redo
-from pipeline.commit.parts import CAPTIONS, EXTENSIONS, FOLDER, Part, parse, stem_of, table_path
+from pipeline.commit.parts import CAPTIONS, EXTENSIONS, FOLDER, Part, folder_of, parse, stem_of, table_path
 from pipeline.errors import RequestError
 from pipeline.storage import Blob, Store
 
@@ -46,6 +46,8 @@ class OpenShard:
     input: ShardInput
     todo: tuple[tuple[int, int], ...] | None
     """Inclusive index ranges without a result, the last one open-ended; None for all."""
+    replaces: bool = False
+    """A table of a former version of the archive stands, and stays until the new one is put over it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,12 @@ def inputs(blobs: Iterable[Blob], root: str, tables: str = CAPTIONS) -> list[Sha
     return list(by_stem.values())
 
 
-def make_plan(shards: Sequence[ShardInput], store: Store, *, changed: bool = False, tables: str = CAPTIONS) -> Plan:
+def make_plan(
+    shards: Sequence[ShardInput], store: Store, *, changed: bool = False, tables: str = CAPTIONS, stale: frozenset[str] | None = None
+) -> Plan:
     """Compares archives with what stands in the output folder.
+
+    `stale`: stems whose tables are known to be of former versions, by better evidence than two clocks; those are replaced.
 
     With `changed`, tables that are older than their archives are marked to be replaced (`redo.py`): the archive is open
     from then on, whatever happens, and the old table stays until the new one stands. Parts of a former version of an open
@@ -213,9 +219,9 @@ def make_plan(shards: Sequence[ShardInput], store: Store, *, changed: bool = Fal
         written_s = finals.get(table_path(tables, shard.stem))
         if written_s is None or (shard.stem, shard.fingerprint) in asked:
             left.append(shard)
-        elif shard.mtime_s > written_s:
+        elif shard.stem in stale if stale is not None else shard.mtime_s > written_s:
             newer.append(shard)
-            if changed:
+            if changed or stale is not None:
                 redo.ask(store, shard.stem, shard.fingerprint)
                 left.append(shard)
     parts: dict[str, list[Part]] = {}
@@ -229,8 +235,11 @@ def make_plan(shards: Sequence[ShardInput], store: Store, *, changed: bool = Fal
             store.delete(blob.path)
             continue
         parts.setdefault(folder, []).append(part)
-    opened = [OpenShard(shard, todo(parts.get(f"{FOLDER}/{shard.stem}/{shard.fingerprint}", []))) for shard in left]
-    return Plan(len(shards) - len(left), opened, [] if changed else [shard.shard for shard in newer])
+    opened = [
+        OpenShard(shard, todo(parts.get(folder_of(shard.stem, shard.fingerprint), [])), table_path(tables, shard.stem) in finals)
+        for shard in left
+    ]
+    return Plan(len(shards) - len(left), opened, [] if changed or stale is not None else [shard.shard for shard in newer])
 
 
 def todo(parts: Sequence[Part]) -> tuple[tuple[int, int], ...] | None:

@@ -18,14 +18,15 @@ def revise(store: Store, stem: str, rows: pa.Table, metadata: dict[str, str]) ->
     Only rejected rows of the final table are replaced, and only by samples that are not rejected again: of those the
     first verdict stays, with its detail and its bytes. FileNotFoundError where the shard has no final table.
     """
-    final = tables.decode(store.get(table_path(CAPTIONS, stem)))
+    data = store.get(table_path(CAPTIONS, stem))
+    final, made_from = tables.decode(data), tables.fingerprint(data)
     decided = _without(rows.cast(schema.CAPTIONS), _rejected(rows))
     wanted = _rejected(final)
     chosen = decided.filter(pc.is_in(decided.column("index"), value_set=wanted))
     if chosen.num_rows:
         final = pa.concat_tables([_without(final, chosen.column("index").unique()), chosen])
         final = final.sort_by([("index", "ascending"), ("caption_index", "ascending")])
-        store.put(table_path(CAPTIONS, stem), tables.encode(final, metadata))
+        store.put(table_path(CAPTIONS, stem), tables.encode(final, {**metadata, **({tables.FINGERPRINT: made_from} if made_from else {})}))
     try:
         quarantine = tables.decode(store.get(quarantine_path(stem)))
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import schema
 from pipeline.errors import Reason, SampleError
+from pipeline.samples.earlier import EarlierTable
 from pipeline.samples.group import EndOfShard, Field, Sample, media_sha256, read_samples, sample_sha256
 from pipeline.samples.medium import modality_of
 from pipeline.samples.rows import reference_text
@@ -38,6 +39,8 @@ class ShardTask:
     """Only this part of a plain tar; then `todo` and `stop_after` are None."""
     siblings: tuple[Span, ...] = ()
     """All parts of the shard, this one among them."""
+    earlier: EarlierTable | None = None
+    """Captions of a former version of the archive, which are taken over for media that are the same."""
 
 
 def stop_flag(run_id: str) -> str:
