@@ -22,6 +22,7 @@ from jobs.metrics import CountedBlocks
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Receipt, Run, Steps, carry_out, plan_run, tasks_of
 from pipeline import storage
+from pipeline.commit import recipe as recipes
 from pipeline.commit.parts import ARCHIVES, PREPARED, folder_of, stem_of, table_path
 from pipeline.commit.plan import expand, inputs
 from pipeline.commit.prepared import WriteConfig, part_of, tidy, write_shard
@@ -29,7 +30,7 @@ from pipeline.commit.stage import Fetch
 from pipeline.errors import RequestError
 from pipeline.samples.chain import Chain, ChainConfig
 from pipeline.samples.chunks import ShardTask
-from pipeline.samples.drops import check_drops
+from pipeline.samples.drops import bind_drops, drop_options
 from pipeline.samples.filters import resolved
 from pipeline.samples.guard import Limits
 from pipeline.samples.prepare import Preparation, prepare_shard
@@ -100,9 +101,14 @@ def plan(config: PrepareConfig, *, archives: bool = True) -> Job:
     """Everything that can be refused is refused here, before Ray starts. Without `archives` none is looked for."""
     tokenizer = tokenizer_of(config.chain)
     Chain(config.chain, tokenizer)
+    if archives:
+        drop = drop_options(config.drop) if config.drop else None
+    else:  # a replay, which may have outlived that folder
+        drop = (recipes.known(storage.Folder(config.output)) or {}).get("drop")
+    recipe = recipe_of(config, tokenizer, drop)
+    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe, plan=archives)
     if config.drop and archives:
-        check_drops(config.drop)
-    planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe_of(config, tokenizer), plan=archives)
+        bind_drops(planned.store, config.drop, [(shard.input.shard, shard.input.fingerprint) for shard in planned.plan.open])
     if tokenizer is not None:
         for name, data in tokenizer.files().items():
             planned.store.put(f"tokenizer/{name}", data)
@@ -114,11 +120,11 @@ def tokenizer_of(chain: ChainConfig) -> Tokenizer | None:
     return Tokenizer.load(chain.tokens.tokenizer) if chain.tokens.tokenizer else None
 
 
-def recipe_of(config: PrepareConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What decides the rows."""
+def recipe_of(config: PrepareConfig, tokenizer: Tokenizer | None, drop: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What decides the rows. `drop`: what `dedup` was asked."""
     chain = asdict(replace(config.chain, filters=resolved(config.chain.filters)))
     chain["tokens"]["tokenizer"] = None if tokenizer is None else tokenizer.identity()
-    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": config.drop, **chain}
+    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": drop, **chain}
 
 
 def steps_of(job: Job) -> Steps:
@@ -238,6 +244,8 @@ def prepared(shards: str | Sequence[str], chain: ChainConfig = ChainConfig(), *,
     """
     import ray
 
+    if drop:
+        drop_options(drop)
     patterns = (shards,) if isinstance(shards, str) else tuple(shards)
     found_root, blobs = expand(patterns)
     archives = inputs(blobs, root or found_root, PREPARED)

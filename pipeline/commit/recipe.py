@@ -12,8 +12,8 @@ PATH = "recipe.json"
 
 def root_of(store: Folder) -> str | None:
     """The root that shard names of this folder are relative to; None before the first run."""
-    known = _load(store)
-    return None if known is None or known.get("root") is None else str(known["root"])
+    found = known(store)
+    return None if found is None or found.get("root") is None else str(found["root"])
 
 
 def guard(store: Folder, recipe: dict[str, Any], tables: str = CAPTIONS) -> dict[str, Any]:
@@ -22,14 +22,14 @@ def guard(store: Folder, recipe: dict[str, Any], tables: str = CAPTIONS) -> dict
     It is read back after writing, so that of two first runs at once with different recipes one is refused.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(recipe))
-    known = _load(store)
-    if known is None:
+    found = known(store)
+    if found is None:
         if any(not blob.path.startswith(".") for blob in store.list(tables)):
             raise RequestError(f"{store.url} holds {tables} but no {PATH}; restore it, or use another --output")
         store.put(PATH, json.dumps(wanted, indent=1, ensure_ascii=False, sort_keys=True).encode())
-        known = _load(store)
-    for name in sorted({*wanted, *(known or {})}, key=lambda name: (name not in ("job", "engine"), name)):
-        old, new = (known or {}).get(name), wanted.get(name)
+        found = known(store)
+    for name in sorted({*wanted, *(found or {})}, key=lambda name: (name not in ("job", "engine"), name)):
+        old, new = (found or {}).get(name), wanted.get(name)
         if old != new:
             raise RequestError(
                 f"{store.url} was made with {name} = {_short(old)}, this request has {_short(new)}; use another --output, or the old value"
@@ -42,13 +42,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _load(store: Folder) -> dict[str, Any] | None:
+def known(store: Folder) -> dict[str, Any] | None:
+    """The recipe of an output; None before its first run. RequestError for a file that is none."""
     try:
-        known: Any = json.loads(store.get(PATH))
-        if not isinstance(known, dict):
+        found: Any = json.loads(store.get(PATH))
+        if not isinstance(found, dict):
             raise ValueError("not an object")
     except FileNotFoundError:
         return None
     except (ValueError, NotADirectoryError) as exc:
         raise RequestError(f"{store.url}/{PATH} cannot be read ({exc}); restore it, or use another --output") from exc
-    return known
+    return found

@@ -13,21 +13,22 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.dedup.decide import Decisions, Dropped, write_drops
+from pipeline.dedup.decide import Decisions, Dropped, encoded, write_drops
 from pipeline.dedup.divided import read_division
 from pipeline.dedup.likeness import LikenessConfig, likenesses
 from pipeline.dedup.matches import Signed, find_matches, row_bytes, spread
 from pipeline.dedup.signatures import FOLDER
-from pipeline.samples.drops import DECIDED, drop_path
+from pipeline.samples.drops import DECIDED, DECISIONS, DIGESTS, drop_path
 from pipeline.samples.drops import FOLDER as DROP_FOLDER
 
 Each: TypeAlias = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """Calls a function with each tuple of arguments, many at a time, in any order; gives the results in the order given."""
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when the same signatures and options would give other decisions than before."""
 BUCKETS, MATCHES = "_buckets", "_matches"
 DIVISION_BYTES = 64 << 20
@@ -87,11 +88,11 @@ def decide_corpus(output: str, config: LikenessConfig, each: Each) -> Decided:
     starts = [window[0].offset for window in windows]
     files = {name: _matches(output, config, name, shards, starts, each) for name in names}
     dropped = Counter(dict.fromkeys(names, 0))
-    for window in each(write_drops, _windows(output, shards, windows, names, files, dropped)):
-        del window
+    decisions = [one for some in each(write_drops, _windows(output, shards, windows, names, files, dropped)) for one in some]
     _forget(store, shards)
     decided = Decided(len(shards), sum(shard.samples for shard in shards), dict(dropped), identity)
-    store.put(DECIDED, json.dumps({**asdict(decided), "options": asdict(config)}, indent=1).encode())
+    store.put(DIGESTS, encoded(pa.Table.from_pylist([one._asdict() for one in decisions], DECISIONS)))
+    store.put(DECIDED, json.dumps({**asdict(decided), "options": {"version": VERSION, **asdict(config)}}, indent=1).encode())
     _clean(store)
     return decided
 
@@ -171,7 +172,7 @@ def _forget(store: storage.Folder, shards: list[Signed]) -> None:
     """Deletes decisions on shards that have no signatures any more."""
     wanted = {drop_path(shard.shard) for shard in shards}
     for blob in store.list(DROP_FOLDER):
-        if blob.path not in wanted and blob.path != DECIDED:
+        if blob.path not in wanted and blob.path not in (DECIDED, DIGESTS):
             store.delete(blob.path)
 
 

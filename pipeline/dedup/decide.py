@@ -4,6 +4,8 @@ One byte a sample of memory. What comes later changes no earlier decision, and e
 and is alike itself, however long the chain of likenesses between samples that go.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import schema, storage
 from pipeline.dedup.matches import Signed
-from pipeline.samples.drops import FINGERPRINT, drop_path
+from pipeline.samples.drops import FINGERPRINT, Decision, drop_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,14 @@ class Decisions:
         return Dropped(later[taken], earlier[taken], why[taken])
 
 
-def write_drops(output: str, shards: list[Signed], dropped: Dropped, names: tuple[str, ...], twins: list[Signed]) -> int:
-    """Writes schema.DROPS of each shard, also empty ones; returns how many samples go.
+def write_drops(output: str, shards: list[Signed], dropped: Dropped, names: tuple[str, ...], twins: list[Signed]) -> list[Decision]:
+    """Writes schema.DROPS of each shard, also empty ones; returns what was decided on each.
 
     `twins`: the shards that twins stand in, ascending; `names`: of likenesses, by number.
     """
     store = storage.Folder(output)
     twin_key, twin_at = _keys(store, dropped.twin, twins)
+    decisions = []
     for shard in shards:
         low, high = np.searchsorted(dropped.position, [shard.offset, shard.offset + shard.samples])
         rows = [
@@ -73,8 +76,9 @@ def write_drops(output: str, shards: list[Signed], dropped: Dropped, names: tupl
             for at in range(low, high)
         ]
         table = pa.Table.from_pylist(rows, schema.DROPS.with_metadata({FINGERPRINT: shard.fingerprint.encode()}))
-        store.put(drop_path(shard.shard), _encoded(table))
-    return len(dropped.position)
+        store.put(drop_path(shard.shard), encoded(table))
+        decisions.append(Decision(shard.shard, shard.fingerprint, hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]))
+    return decisions
 
 
 def _keys(store: storage.Folder, positions: NDArray[np.int64], twins: list[Signed]) -> tuple[list[str | None], NDArray[np.int64]]:
@@ -88,7 +92,8 @@ def _keys(store: storage.Folder, positions: NDArray[np.int64], twins: list[Signe
     return keys, at
 
 
-def _encoded(table: pa.Table) -> bytes:
+def encoded(table: pa.Table) -> bytes:
+    """The table as Parquet."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
