@@ -186,7 +186,8 @@ def _over_budget(run: Run) -> str:
     )
     return (
         f"{tally.rejected:,} of {tally.samples:,} samples were rejected, more than --max-rejects {run.config.max_rejects} allows: {reasons}. "
-        f"See {run.config.output}/quarantine; raise --max-rejects to go on"
+        + (f"See {run.config.output}/quarantine; raise" if storage.is_folder(f"{run.config.output}/quarantine") else "Raise")
+        + " --max-rejects to go on"
     )
 
 
@@ -231,7 +232,8 @@ def _finish(run: Run, steps: Steps, problem: StoppedError | None) -> int:
     )
     output = run.config.output
     console.print(closing_table(run.tally, f"run {run.run_id}", run.tables))
-    console.print(f"{run.tables}   {output}/{run.tables}   quarantine {output}/quarantine   record {output}/{path}")
+    quarantine = f"   quarantine {output}/quarantine" if storage.is_folder(f"{output}/quarantine") else ""
+    console.print(f"{run.tables}   {output}/{run.tables}{quarantine}   record {output}/{path}")
     console.print(f"report {page_of(run.store, path)}", soft_wrap=True)
     if problem is not None:
         raise problem
