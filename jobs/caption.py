@@ -9,10 +9,12 @@ from typing import Any
 
 from cyclopts import Parameter
 
+from jobs.closing import findings
 from jobs.cluster import gpus
 from jobs.counted import CountedStage, counted_commit
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Chosen, Run, Steps, carry_out, plan_run
+from pipeline.captions.corpus import about
 from pipeline.captions.engine import EngineConfig, EngineInfo, describe, questions
 from pipeline.captions.engine import recipe as engine_recipe
 from pipeline.captions.policy import QualityConfig
@@ -94,6 +96,7 @@ def steps_of(job: Job) -> Steps:
         dataset=lambda tasks: dataset(job, tasks),
         sweep=lambda: commit_of(commit_config(job), _fetch(job)).sweep(),
         note=f"engine {job.config.engine.engine} {job.config.engine.model}",
+        findings=lambda tally: findings(job.run.store, tally, (job.config.engine.price_in, job.config.engine.price_out)),
         record={**asdict(job.config), **asdict(job.config.engine)},
         takes_over=takes_over(job),
     )
@@ -163,6 +166,7 @@ def commit_config(job: Job) -> CommitConfig:
         root=job.run.root,
         captions_per_sample=questions(job.config.engine, job.info).captions,
         metadata=job.run.metadata(),
+        about=about,
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,8 +73,8 @@ def meter(total_shards: int, what: str = "shards") -> Iterator[Meter]:
         yield Meter(total_shards, progress, what)
 
 
-def closing_table(tally: Tally, title: str, results: str) -> Table:
-    """What a run did: samples by outcome, rates, where the time went. `results` names what came out."""
+def closing_table(tally: Tally, title: str, results: str, more: Sequence[tuple[str, str, str]] = ()) -> Table:
+    """What a run did: samples by outcome, rates, where the time went, and more. `results` names what came out."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -97,4 +97,6 @@ def closing_table(tally: Tally, title: str, results: str) -> Table:
     if work > 0:
         shares = " · ".join(f"{name} {value:,.1f} s ({value / work:.0%})" for name, value in tally.seconds.most_common())
         table.add_row("work", "", shares)
+    for name, value, remark in more:
+        table.add_row(name, value, escape(remark))
     return table

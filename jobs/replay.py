@@ -21,6 +21,7 @@ from jobs.each import on_ray
 from jobs.options import restored
 from jobs.prepare import PrepareConfig, plan, write_config
 from pipeline import attempts, schema, storage
+from pipeline.captions.corpus import about
 from pipeline.captions.engine import EngineConfig
 from pipeline.commit.amend import Amended, amend
 from pipeline.commit.merge import captions_of
@@ -136,7 +137,7 @@ def _replay(job: Job, files: list[str]) -> int:
     solved = 0
     for shard, tables in sorted(parts.items()):
         captions = captions_of(pa.concat_tables(tables))
-        revise(job.run.store, stem_of(shard), captions, commit_config(job).metadata)
+        revise(job.run.store, stem_of(shard), captions, commit_config(job).metadata, about)
         found = captions.filter(pa.compute.equal(captions.column("caption_index"), 0)).column("status").to_pylist()
         solved += sum(status not in (schema.REJECTED, schema.SKIPPED) for status in found)
     return solved

@@ -73,6 +73,8 @@ class Steps:
     """The tasks, where they are not one an open shard."""
     watch: Callable[[Receipt], None] | None = None
     """Sees every receipt."""
+    findings: Callable[[Tally], tuple[dict[str, Any], list[tuple[str, str, str]]]] | None = None
+    """More for the record, and rows of the closing table."""
     takes_over: tuple[str, ...] = ()
     """Columns that have to be equal for captions of a former version of an archive to be taken over; none: nothing is taken over."""
     enough: Callable[[Tally], str] | None = None
@@ -220,6 +222,7 @@ def _finish(run: Run, steps: Steps, problem: StoppedError | None) -> int:
     attempts.sweep(run.store, run.run_id, all_done=not left)
     run.store.delete(stop_flag(run.run_id))
     outcome = {"shards_left": len(left), "shards_repaired": len(repaired), "stopped": str(problem) if problem else None}
+    more, rows = steps.findings(run.tally) if steps.findings is not None else ({}, [])
     path = write_record(
         run.store,
         run.run_id,
@@ -228,10 +231,10 @@ def _finish(run: Run, steps: Steps, problem: StoppedError | None) -> int:
         config=steps.record,
         recipe=run.recipe,
         tally=run.tally,
-        outcome=outcome,
+        outcome={**outcome, **more},
     )
     output = run.config.output
-    console.print(closing_table(run.tally, f"run {run.run_id}", run.tables))
+    console.print(closing_table(run.tally, f"run {run.run_id}", run.tables, rows))
     quarantine = f"   quarantine {output}/quarantine" if storage.is_folder(f"{output}/quarantine") else ""
     console.print(f"{run.tables}   {output}/{run.tables}{quarantine}   record {output}/{path}")
     console.print(f"report {page_of(run.store, path)}", soft_wrap=True)

@@ -69,6 +69,10 @@ class EngineConfig:
     """auto, float32, bfloat16, float16 or int8; smaller is faster and less exact."""
     batch_size: int = 0
     """Media in one call of the model; 0 is automatic. More is faster until memory ends."""
+    price_in: float = 0.0
+    """Price of a million prompt tokens, in any currency; the closing table then says what the run cost."""
+    price_out: float = 0.0
+    """Price of a million output tokens."""
     batch_invariant: bool = False
     """One medium at a time: the same caption to the last token on any device and in any number type, at the price of speed."""
     threads: int = 0

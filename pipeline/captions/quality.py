@@ -1,7 +1,7 @@
 """What is wrong with a caption, judged from the caption alone: flags, each a pure function of one text.
 
 What was measured: `infra/bench/flags.py` corrupts good captions in known ways and counts precision and recall of each.
-Cost: some 50 microseconds a caption; telling languages apart that share a script costs 0.2 ms more, and is done only where one is expected.
+Cost: 0.2 ms a caption; telling languages apart that share a script costs 0.2 ms more, and is done only where one is expected.
 """
 
 import functools

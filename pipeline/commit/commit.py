@@ -7,7 +7,7 @@ A crash at any point leaves what the next run repairs: `sweep` merges complete s
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class Commit:
     captions_per_sample: int = 0
     """That every captioned sample has; 0 does not look."""
     metadata: dict[str, str] = field(default_factory=dict)
+    about: Callable[[pa.Table], dict[str, str]] = lambda _: {}
+    """More metadata of a caption table, from its rows."""
 
     def write(self, rows: pa.Table) -> list[Receipt]:
         """Commits rows of `schema.PARTS`: any shards, any order. One receipt a run without a gap."""
@@ -150,8 +152,9 @@ class Commit:
             self.store.put(quarantine_path(stem), tables.encode(quarantine, self.metadata))
         else:
             self.store.delete(quarantine_path(stem))
-        metadata = {**self.metadata, tables.FINGERPRINT: fingerprint}
-        self.store.put(table_path(CAPTIONS, stem), tables.encode(captions_table(samples), metadata))
+        captions = captions_table(samples)
+        metadata = {**self.metadata, **self.about(captions), tables.FINGERPRINT: fingerprint}
+        self.store.put(table_path(CAPTIONS, stem), tables.encode(captions, metadata))
         redo.fulfilled(self.store, stem, fingerprint)
 
     def _clean(self, folder: str) -> None:

@@ -3,6 +3,8 @@
 Captions first, then quarantine: after a crash in between the sample stands in both, and a repeat takes it out.
 """
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,7 +14,9 @@ from pipeline.commit.parts import CAPTIONS, quarantine_path, table_path
 from pipeline.storage import Store
 
 
-def revise(store: Store, stem: str, rows: pa.Table, metadata: dict[str, str]) -> None:
+def revise(
+    store: Store, stem: str, rows: pa.Table, metadata: dict[str, str], about: Callable[[pa.Table], dict[str, str]] = lambda _: {}
+) -> None:
     """Takes rows of `schema.CAPTIONS` for samples of one shard; repeating it changes nothing.
 
     Only rejected rows of the final table are replaced, and only by samples that are not rejected again: of those the
@@ -26,7 +30,10 @@ def revise(store: Store, stem: str, rows: pa.Table, metadata: dict[str, str]) ->
     if chosen.num_rows:
         final = pa.concat_tables([_without(final, chosen.column("index").unique()), chosen])
         final = final.sort_by([("index", "ascending"), ("caption_index", "ascending")])
-        store.put(table_path(CAPTIONS, stem), tables.encode(final, {**metadata, **({tables.FINGERPRINT: made_from} if made_from else {})}))
+        store.put(
+            table_path(CAPTIONS, stem),
+            tables.encode(final, {**metadata, **about(final), **({tables.FINGERPRINT: made_from} if made_from else {})}),
+        )
     try:
         quarantine = tables.decode(store.get(quarantine_path(stem)))
     except FileNotFoundError:

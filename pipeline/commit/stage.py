@@ -6,9 +6,9 @@ are fetched from the archive when their shard is merged, by offset and size, so 
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,11 @@ EXAMPLES = 3
 _STEPS = {"decode_s": "read and decode", "collate_s": "collate", "engine_s": "engine"}
 
 
+def nothing_about(_: pa.Table) -> dict[str, str]:
+    """No metadata from the rows."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitConfig:
     """How results are committed, the same for all blocks of a run."""
@@ -33,11 +38,13 @@ class CommitConfig:
     captions_per_sample: int
     metadata: dict[str, str]
     """Goes into the Parquet files' metadata: run id and versions, the only place for what differs between runs."""
+    about: Callable[[pa.Table], dict[str, str]] = field(default=nothing_about)
+    """More of it, from the rows of a caption table; a function of a module."""
 
 
 def commit_of(config: CommitConfig, fetch: Any) -> Commit:
     """The state machine over the output folder."""
-    return Commit(storage.Folder(config.output), fetch, config.captions_per_sample, config.metadata)
+    return Commit(storage.Folder(config.output), fetch, config.captions_per_sample, config.metadata, config.about)
 
 
 def commit_block(table: pa.Table, config: CommitConfig, fetch: Any) -> pa.Table:
