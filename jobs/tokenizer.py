@@ -4,6 +4,7 @@ texts of each archive, media jumped over -> a sample that fits into memory -> vo
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -20,8 +21,10 @@ from pipeline.commit import recipe as recipes
 from pipeline.commit.parts import PREPARED
 from pipeline.commit.plan import expand
 from pipeline.errors import RequestError, StoppedError
+from pipeline.model.vocabulary import cut_vocabulary
 from pipeline.samples.text import TextConfig
 from pipeline.samples.texts import TextSample, sample_texts
+from pipeline.samples.tokens import Tokenizer
 from pipeline.samples.vocabulary import Kind, train
 
 RAY_FROM = 64
@@ -44,6 +47,9 @@ class TokenizerJobConfig:
     """Token ids at most, special tokens included; more shorten sequences, and a model's memory and time grow with them."""
     lowercase: bool = False
     """Fold upper to lower case; accents stay."""
+    cut: str = ""
+    """A BERT (folder or hub name) whose WordPiece tokenizer is cut to what these texts use, instead of learning one: `nightcap train
+    --text-model` then keeps its word vectors, and is faster. The other options of learning do not apply."""
     text: Annotated[TextConfig, Parameter(name="text")] = TextConfig()
     """How texts are normalised; as `nightcap prepare` is told."""
     max_text_bytes: str = "32MiB"
@@ -61,6 +67,8 @@ class TokenizerJobConfig:
             raise RequestError("no shards given; name a folder, a glob or a list file: nightcap tokenizer 'data/*.tar' --output tokenizer")
         if self.vocab_size < 16:
             raise RequestError(f"--vocab-size {self.vocab_size}: give 16 or more; 8000 to 32000 are usual")
+        if self.cut and (self.kind != "wordpiece" or self.lowercase):
+            raise RequestError("--cut keeps the tokenizer's own kind and case; leave out --kind and --lowercase")
         byte_count("--max-text-bytes", self.max_text_bytes)
         byte_count("--max-sample-bytes", self.max_sample_bytes)
 
@@ -72,7 +80,7 @@ def run(config: TokenizerJobConfig) -> int:
     if problem is not None:
         raise RequestError(f"cannot write to --output {config.output}: {problem}")
     store = storage.Folder(config.output)
-    learnt = ("kind", "vocab_size", "lowercase", "text", "max_text_bytes")
+    learnt = ("cut", "text", "max_text_bytes") if config.cut else ("kind", "vocab_size", "lowercase", "text", "max_text_bytes")
     recipe = {"recipe_version": 1, **{name: value for name, value in asdict(config).items() if name in learnt}}
     if store.exists("tokenizer.json"):
         recipes.guard(store, recipe, UNUSED)
@@ -81,7 +89,9 @@ def run(config: TokenizerJobConfig) -> int:
     if not texts:
         raise RequestError("these archives hold no text to learn from; texts are read from .txt, and from .json under caption or text")
     console.print(f"{len(sources):,} archives · {sample.seen:,} texts · {len(texts):,} to learn from")
-    tokenizer = train(lambda: iter(texts), config.kind, config.vocab_size, lowercase=config.lowercase)
+    tokenizer = (
+        _cut(config.cut, texts) if config.cut else train(lambda: iter(texts), config.kind, config.vocab_size, lowercase=config.lowercase)
+    )
     recipes.guard(store, recipe, UNUSED)
     for name, data in tokenizer.files().items():
         store.put(name, data)
@@ -94,6 +104,16 @@ def run(config: TokenizerJobConfig) -> int:
         f"99 of 100 at most {lengths[len(lengths) * 99 // 100]} (--max-tokens of nightcap prepare)"
     )
     return 0
+
+
+def _cut(bert: str, texts: list[str]) -> Tokenizer:
+    with tempfile.TemporaryDirectory(prefix="nightcap-tokenizer-") as folder:
+        try:
+            cut = cut_vocabulary(bert, texts, folder)
+        except RequestError as exc:
+            raise RequestError(str(exc).replace("--tokenizer ", "--cut ")) from exc
+        console.print(f"{cut.kept:,} of the {cut.of:,} tokens of {bert} are used here, or are single letters", markup=False)
+        return Tokenizer.load(folder)
 
 
 def _sources(shards: tuple[str, ...]) -> list[tuple[str, str]]:

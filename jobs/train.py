@@ -17,6 +17,7 @@ from jobs.report import page_of
 from pipeline import storage
 from pipeline.commit import recipe as recipes
 from pipeline.errors import RequestError, StoppedError
+from pipeline.model.build import check_start
 from pipeline.model.config import ModelConfig, to_json
 from pipeline.model.mix import ObjectiveMix
 from pipeline.reports.record import new_run_id
@@ -125,6 +126,8 @@ def plan(config: TrainConfig) -> Setup:
     if problem is not None:
         raise RequestError(f"cannot write to --output {config.output}: {problem}")
     model, store = placed(config.model), storage.Folder(_absolute(config.output))
+    if recipes.known(store) is None:  # a refused request leaves no recipe behind that would refuse the next
+        check_start(model, tokenizer)
     recipes.guard(store, _recipe(config, tokenizer), FOLDER)
     validation, held = _held_out(config, corpus, store)
     universe = corpus.universe({} if config.validation else held)

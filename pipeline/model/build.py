@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.errors import RequestError
-from pipeline.model.backbone import norm_of
+from pipeline.model.backbone import build_backbone, norm_of
 from pipeline.model.config import ModelConfig
 from pipeline.model.model import MultimodalLM, Shapes
 from pipeline.model.recordings import recording_shape, start_from_whisper
-from pipeline.model.text import SIZES, start_from, text_shape
+from pipeline.model.text import SIZES, shared_rows, start_from, text_shape
 from pipeline.samples.tokens import Tokenizer
 
 
@@ -38,6 +40,19 @@ def build(config: ModelConfig, tokenizer_folder: str | Path) -> MultimodalLM:
     model.origins = (*origins, "random: projections, positions, null memory, heads")
     model.train()
     return model
+
+
+def check_start(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """RequestError for names, sizes and vocabularies that `build` would refuse; no weights are read, of a hub's models only small files."""
+    if {"image", "video"} & set(config.modalities):
+        with torch.device("meta"):
+            build_backbone(config, pretrained=False)
+    if {"audio", "video"} & set(config.modalities):
+        recording_shape(config)
+    text_shape(config, tokenizer)
+    if config.text_model not in SIZES:
+        shared_rows(config.text_model, tokenizer)
+    special_ids(tokenizer, config)
 
 
 def special_ids(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, int]:

@@ -95,7 +95,7 @@ def start_from(model: Any, name: str, tokenizer: Tokenizer) -> Start:
     except (OSError, ValueError, RuntimeError) as exc:
         raise RequestError(f"--text-model {name}: {str(exc).splitlines()[0][:200]}") from exc
     missing = set(info["missing_keys"])
-    state, own, rows = loaded.state_dict(), model.state_dict(), _rows(name, tokenizer)
+    state, own, rows = loaded.state_dict(), model.state_dict(), shared_rows(name, tokenizer)
     for tensor in _BY_TOKEN:
         if tensor in state:
             values = own[tensor].clone()
@@ -108,8 +108,8 @@ def start_from(model: Any, name: str, tokenizer: Tokenizer) -> Start:
     return Start(len(state) - len(missing), tuple(sorted(missing)), len(rows))
 
 
-def _rows(name: str, tokenizer: Tokenizer) -> torch.Tensor:
-    """Pairs of ids, k x 2: of a token here and of the same token in the folder's own vocabulary."""
+def shared_rows(name: str, tokenizer: Tokenizer) -> torch.Tensor:
+    """Pairs of ids, k x 2: of a token here and of the same token in the folder's own vocabulary. RequestError where few are shared."""
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(name).get_vocab()
@@ -117,6 +117,6 @@ def _rows(name: str, tokenizer: Tokenizer) -> torch.Tensor:
     if len(pairs) < tokenizer.vocab_size // 2:
         raise RequestError(
             f"--text-model {name}: only {len(pairs)} of the tokenizer's {tokenizer.vocab_size} tokens are in its vocabulary; "
-            "cut the tokenizer from this model, or train the text model from scratch"
+            f"make one with nightcap tokenizer --cut {name}, or train the text model from scratch"
         )
     return torch.tensor(pairs, dtype=torch.int64)

@@ -24,6 +24,7 @@ from pipeline.errors import Reason, RequestError
 from pipeline.samples.drops import drop_options, drops_of
 from pipeline.samples.text import TextConfig
 from pipeline.samples.texts import EVERYTHING, TextSample, sample_texts
+from pipeline.samples.tokens import Tokenizer
 
 
 def photograph(seed: int, side_px: int, form: str) -> bytes:
@@ -126,6 +127,12 @@ def test_the_tokenizer_is_the_same_in_any_order_and_reads_no_media(tmp_path: Pat
     with pytest.raises(RequestError, match="cannot hold"):
         tokenizer_job.run(TokenizerJobConfig(given, output=str(tmp_path / "c"), vocab_size=16))
     assert not (tmp_path / "c/recipe.json").exists(), "a refused request leaves its folder free"
+    del urls[1:]
+    assert tokenizer_job.run(TokenizerJobConfig(given, output=str(tmp_path / "cut"), cut=str(tmp_path / "a"))) == 0
+    whole, cut = (Tokenizer.load(str(tmp_path / name)) for name in ("a", "cut"))
+    assert cut.encode(["Kätzchen"], 64)[0].n_tokens == whole.encode(["Kätzchen"], 64)[0].n_tokens
+    with pytest.raises(RequestError, match="leave out --kind and --lowercase"):
+        TokenizerJobConfig(given, output=str(tmp_path / "c"), cut=str(tmp_path / "a"), lowercase=True)
 
 
 def test_a_sample_of_texts_depends_on_the_texts_alone(tmp_path: Path) -> None:

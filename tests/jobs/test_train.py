@@ -102,3 +102,21 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
 def test_an_objective_without_its_head(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="the model has no head for it"):
         config(tmp_path, mix=ObjectiveMix(contrastive_weight=1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"text_model": "no-such-bert"}, "--text-model no-such-bert: "),
+        ({"backbone": "resnet19"}, "near it: resnet1"),
+        ({"backbone_stride": 7}, "--input-px 32: give a multiple of --backbone-stride 7"),
+        ({"modalities": ("audio",), "recording_model": "no-such-whisper"}, "--recording-model no-such-whisper: "),
+    ],
+)
+def test_a_model_that_cannot_start_is_refused_before_ray_and_leaves_no_recipe(
+    change: dict[str, object], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_prepared(tmp_path / "data")
+    assert says in refused(tmp_path, model=dataclasses.replace(TINY, **change))  # type: ignore[arg-type]
+    plan(config(tmp_path))
