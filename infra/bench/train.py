@@ -1,17 +1,21 @@
-"""Training fed from prepared data against the same step on one batch kept in memory: `train.py [small|large] [rounds]`.
+"""Training fed from prepared data against the same step on one batch kept in memory: `train.py [tiny|small|large] [rounds]`.
 
 Both run in one Ray Train worker, in turn: while a batch from memory is trained on, the feed's execution is shut down; when it starts
-again, steps are not counted until it has settled. Augmentation, marks and sums belong to both. Also: time to the first step, from the
+again, steps are not counted until reading ahead has filled its bound. By the clock, and by CPU time of all of Ray, which other
+work on the machine disturbs less. Augmentation, marks and sums belong to both. Also: time to the first step, from the
 start of Ray on; `memory`: peak memory over a corpus and one ten times as large; `workers`: one against two.
 """
 
+import contextlib
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +38,29 @@ from pipeline.training.schedule import ScheduleConfig
 from pipeline.training.setup import LoopConfig
 
 WORDS = ("red", "green", "small", "large", "house", "tree", "river", "cloud", "bird", "stone")
-SETTLE_STEPS = 3
+SETTLE_S = 4.0
+"""Until reading ahead has reached its bound: before that it reads more than the steps use up."""
 SIZES = {
-    "small": (96, ModelConfig(backbone="mobilenet_v3_small", norm="frozen", input_px=96, text_model="tiny", max_tokens=16), 32, 40),
+    "tiny": (96, ModelConfig(backbone="mobilenet_v3_small", norm="frozen", input_px=96, text_model="tiny", max_tokens=16), 32, 60),
+    "small": (
+        96,
+        ModelConfig(
+            backbone="efficientnet-lite0",
+            backbone_stride=16,
+            frozen_share=1.0,
+            whole_grid=True,
+            norm="frozen",
+            input_px=96,
+            text_model="small",
+            text_layers=3,
+            max_tokens=16,
+        ),
+        32,
+        30,
+    ),
     "large": (224, ModelConfig(backbone="resnet50", input_px=224, text_model="small", max_tokens=16), 16, 6),
 }
-"""Pixels, model, batch, steps of one measurement."""
+"""Pixels, model, batch, steps of one measurement; `small` costs what the demo's does."""
 
 
 def write_prepared(folder: Path, samples: int, px: int, shard_samples: int = 1000) -> None:
@@ -65,33 +86,44 @@ def write_prepared(folder: Path, samples: int, px: int, shard_samples: int = 100
         pq.write_table(pa.Table.from_pylist(rows, schema=schema.PREPARED), path, row_group_size=500)
 
 
+def _cpu_s(driver: int) -> float:
+    """CPU seconds of the driver and everything below it: all of Ray."""
+    root = psutil.Process(driver)
+    total = 0.0
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])
+    return total
+
+
+def _timed(name: str, steps: Callable[[], Any], driver: int, count: int) -> dict[str, float]:
+    """Wall and CPU seconds a step."""
+    began, spent = time.perf_counter(), _cpu_s(driver)
+    steps()
+    return {name: (time.perf_counter() - began) / count, f"{name}_cpu": (_cpu_s(driver) - spent) / count}
+
+
 def measured_work(config: dict[str, Any]) -> None:
-    """In the worker: feed, memory, feed, memory; seconds a step of each into `steps.json`."""
+    """In the worker: feed, memory, feed, memory; seconds a step of each, a line of `rounds.jsonl` a round."""
     began = time.time()
     rounds, steps, output = config["rounds"], config["steps"], Path(config["setup"].output)
     plain = worker.Training.run
 
     def run(self: Any, tables: Any) -> Any:
-        found: dict[str, list[float]] = {"feed": [], "memory": []}
-        waited, first, kept = [], 0.0, None
+        first = 0.0
         for _ in range(rounds):
             groups = self._groups(tables())
-            for number, feds in enumerate(itertools.islice(groups, SETTLE_STEPS + steps)):
-                kept = feds
-                if number == SETTLE_STEPS:
-                    started, self._window.waited_s = time.perf_counter(), 0.0
-                self._step(feds)
-                first = first or time.time()
-            found["feed"].append((time.perf_counter() - started) / steps)
-            waited.append(self._window.waited_s / steps)
+            kept = next(groups)
+            self._step(kept)
+            first = first or time.time()
+            time.sleep(SETTLE_S)
+            found = _timed("feed", lambda: [self._step(feds) for feds in itertools.islice(groups, steps)], config["driver"], steps)  # noqa: B023
             groups.close()
             time.sleep(1)
-            started = time.perf_counter()
-            for _ in range(steps):
-                self._step(kept)
-            found["memory"].append((time.perf_counter() - started) / steps)
-        numbers = {"encoder": self.model.precision.encoder, "text": self.model.precision.text}
-        (output / "steps.json").write_text(json.dumps({**found, "waited": waited, "first": first, "began": began, "numbers": numbers}))
+            found |= _timed("memory", lambda: [self._step(kept) for _ in range(steps)], config["driver"], steps)  # noqa: B023
+            numbers = {"encoder": self.model.precision.encoder, "text": self.model.precision.text}
+            with (output / "rounds.jsonl").open("a") as file:
+                file.write(json.dumps({**found, "first": first, "began": began, "numbers": numbers}) + "\n")
         return self.standing
 
     worker.Training.run = run
@@ -99,6 +131,31 @@ def measured_work(config: dict[str, Any]) -> None:
         worker.work(config)
     finally:
         worker.Training.run = plain
+
+
+@contextlib.contextmanager
+def shown(path: Path) -> Iterator[None]:
+    """Prints each round when it is there: a run that is cut short has its figures."""
+    over = threading.Event()
+
+    def watch() -> None:
+        seen = 0
+        while not over.wait(0.5):
+            lines = path.read_text().splitlines() if path.exists() else []
+            for line in lines[seen:]:
+                found = json.loads(line)
+                times = ", ".join(f"{name} {1000 * found[name]:.1f} ({1000 * found[f'{name}_cpu']:.1f} CPU)" for name in ("feed", "memory"))
+                print(f"  ms a step: {times}; ratio {_ratio(found):.3f}, of CPU time {_ratio(found, '_cpu'):.3f}", flush=True)
+            seen = len(lines)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        time.sleep(1)
+        over.set()
+        thread.join()
 
 
 def planned(prepared: Path, output: Path, model: ModelConfig, batch: int, **schedule: Any) -> Any:
@@ -114,26 +171,29 @@ def fed(size: str, rounds: int) -> None:
     px, model, batch, steps = SIZES[size]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_prepared(folder / "data", 6000 if size == "small" else 1000, px)
+        write_prepared(folder / "data", 1000 if size == "large" else 6000, px)
         setup = planned(folder / "data", folder / "out", model, batch, epochs=100)
-        started = time.time()
+        started, driver = time.time(), os.getpid()
         plain = worker.work
-        worker.work = lambda config: measured_work({**config, "rounds": rounds, "steps": steps})
+        worker.work = lambda config: measured_work({**config, "rounds": rounds, "steps": steps, "driver": driver})
         try:
-            with session("local", verbose=False):
+            with session("local", verbose=False), shown(folder / "out/rounds.jsonl"):
                 up = time.time()
                 launch(setup, storage.Folder(setup.output), workers=1, max_failures=0, verbose=True)
         finally:
             worker.work = plain
-        found = json.loads((folder / "out/steps.json").read_text())
-    ratios = [memory / feed for feed, memory in zip(found["feed"], found["memory"], strict=True)]
-    print(f"{size}: {model.backbone} {px} px, batch {batch}, numbers {found['numbers']}")
+        found = [json.loads(line) for line in (folder / "out/rounds.jsonl").read_text().splitlines()]
+    ratios, cpu = ([_ratio(line, kind) for line in found] for kind in ("", "_cpu"))
+    print(f"{size}: {model.backbone} {px} px, batch {batch}, numbers {found[0]['numbers']}")
     print(
-        f"  start of Ray {up - started:.1f} s, worker after {found['began'] - up:.1f} s, first step {found['first'] - up:.1f} s after Ray"
+        f"  Ray up after {up - started:.1f} s; after that: worker {found[0]['began'] - up:.1f} s, first step {found[0]['first'] - up:.1f} s"
     )
-    for name in ("feed", "memory", "waited"):
-        print(f"  {name:7} ms a step: {' '.join(f'{1000 * value:.1f}' for value in found[name])}")
-    print(f"  steps/s fed, of those from memory: {' '.join(f'{ratio:.3f}' for ratio in ratios)}, median {statistics.median(ratios):.3f}")
+    for what, values in (("steps/s fed, of those from memory", ratios), ("the same by CPU time of all of Ray", cpu)):
+        print(f"  {what}: median {statistics.median(values):.3f}, least {min(values):.3f}, {len(values)} rounds")
+
+
+def _ratio(found: dict[str, Any], kind: str = "") -> float:
+    return float(found[f"memory{kind}"] / found[f"feed{kind}"])
 
 
 class Peak:
@@ -164,7 +224,7 @@ class Peak:
 
 def memory() -> None:
     """One epoch of a corpus, and as many steps over one ten times as large; peak USS of each kind of process."""
-    px, model, batch, _ = SIZES["small"]
+    px, model, batch, _ = SIZES["tiny"]
     peaks: dict[int, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as name:
         for times in (1, 10):
@@ -181,7 +241,7 @@ def memory() -> None:
 
 def workers() -> None:
     """Samples a second: one worker with all threads against two with half of them each, the same samples a step."""
-    px, model, batch, _ = SIZES["small"]
+    px, model, batch, _ = SIZES["tiny"]
     with tempfile.TemporaryDirectory() as name:
         write_prepared(Path(name) / "data", 4000, px)
         for count in (1, 2, 1, 2):

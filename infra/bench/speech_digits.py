@@ -1,0 +1,71 @@
+"""Spoken digits, learnt from nothing: `speech_digits.py [minutes] [samples]`. Wants espeak-ng (Debian: apt-get install espeak-ng).
+
+One to five digits a recording, by espeak-ng in five accents, twelve voices, many speeds and pitches. Tested on an accent and a voice
+that were never trained, on sequences that were never trained; and on new sequences by the trained voices. Digit error rate: substituted,
+left out and added digits over digits of the reference.
+"""
+
+import random
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jiwer
+from whole_way import taught
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ACCENTS, NEW_ACCENT = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-gbclan"), "en-gb-x-rp"
+VOICES, NEW_VOICE = ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f3", "Andy", "Alex", "linda", "steph"), "f4"
+TEST_SAMPLES = 200
+TRAIN = (
+    "--text-model", "tiny", "--max-tokens", "8", "--recording-layers", "3", "--recording-width", "192", "--n-mels", "40",
+    "--max-recording-s", "4", "--learning-rate", "1.5e-3", "--epochs", "0", "--validations", "2", "--validation-samples", "96",
+    "--batch-size", "32", "--media-dropout", "0.02", "--dropout", "0.05",
+)  # fmt: skip
+
+
+def write(folder: Path, samples: int, seed: int, accents: tuple[str, ...], voices: tuple[str, ...], apart_from: set[str]) -> set[str]:
+    """Pairs of .wav and .txt; returns the texts. None of three digits or more is among `apart_from`; shorter ones are too few for that."""
+    draw = random.Random(seed)
+    folder.mkdir(parents=True)
+    orders, texts = [], set()
+    for number in range(samples):
+        while True:
+            text = " ".join(draw.choices(DIGITS, k=draw.randint(1, 5)))
+            if text not in apart_from or len(text.split()) < 3:
+                break
+        texts.add(text)
+        (folder / f"{number:05d}.txt").write_text(text)
+        voice, speed, pitch = f"{draw.choice(accents)}+{draw.choice(voices)}", draw.randint(140, 220), draw.randint(25, 75)
+        wave = str(folder / f"{number:05d}.wav")
+        orders.append(["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "-w", wave, text])
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(lambda order: subprocess.run(order, check=True), orders):
+            done.check_returncode()
+    return texts
+
+
+def error_rate(rows: list[dict[str, Any]]) -> float:
+    """Word error rate; every word of a reference is a digit."""
+    return float(jiwer.wer([row["text"] for row in rows], [row["caption"] or "" for row in rows]))
+
+
+def main(minutes: float, samples: int) -> None:
+    """Builds, teaches, prints."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        known = write(folder / "train", samples, 0, ACCENTS, VOICES, set())
+        write(folder / "new-voice", TEST_SAMPLES, 1, (NEW_ACCENT,), (NEW_VOICE,), known)
+        write(folder / "new-words", TEST_SAMPLES, 2, ACCENTS, VOICES, known)
+        found = taught(folder, "audio", (), (*TRAIN, "--max-minutes", str(minutes)), test=("new-voice", "new-words"))
+    for part, rows in found.items():
+        for row in rows[:5]:
+            print(f"  {row['text']} -> {row['caption']}")
+        print(f"{part}: digit error rate {error_rate(rows):.3f} of {sum(len(row['text'].split()) for row in rows)} digits")
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 3.0, int(sys.argv[2]) if len(sys.argv) > 2 else 3000)
