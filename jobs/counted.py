@@ -37,7 +37,7 @@ class CountedStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         """As the stage's."""
         parts = self._stage(table)
-        accounts = parts.column("account").drop_null() if "account" in parts.column_names else ()
+        accounts = parts.column("account").drop_null()
         if len(accounts):
             self._count(json.loads(accounts[-1].as_py()))
         return parts

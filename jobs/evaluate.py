@@ -45,7 +45,20 @@ class EvaluateConfig:
     prepared: str = ""
     """For a checkpoint: output folder of nightcap prepare, of samples that it was not trained on."""
     limit: int = 2000
-    """For a checkpoint: samples measured; their memories are kept, about 60 KB a picture."""
+    """For a checkpoint: samples measured, drawn by hash; 0 is all."""
+    labels: str = ""
+    """For a checkpoint: classes of the samples. A table (CSV, JSON, JSON lines, Parquet) with key, or shard and index, and label;
+    column:NAME of the prepared tables; or json:NAME of the JSON that came with the samples. Classified by probe and zero-shot."""
+    class_text: str = "{label}"
+    """For a checkpoint: the text that stands for a class in zero-shot classification; {label} is its name."""
+    probe_prepared: str = ""
+    """For a checkpoint: another prepared folder that the linear probe learns from; without it five-fold on the same samples."""
+    probe_labels: str = ""
+    """For a checkpoint: classes of --probe-prepared, where --labels does not name them."""
+    retrieval_pool: int = 5000
+    """For a checkpoint: samples that retrieval searches among, drawn by hash; recall falls as it grows."""
+    paint: int = 64
+    """For a checkpoint that has a head for hidden patches of pictures: texts that pictures are made from; 0 is none."""
     references: str = ""
     """File with references, several a sample if there are: JSON {key: [texts]} or COCO's annotations, or JSON lines, CSV or
     Parquet with key (or shard and index) and text or references. Samples it does not name keep the text they came with."""
@@ -62,15 +75,25 @@ class EvaluateConfig:
     seed: int = 0
     """Of the bootstrap."""
     workers: int = 0
-    """Processes; 0 is one a CPU for large tables, none for small ones."""
+    """Processes; 0 is one a CPU for large tables, none for small ones; of a checkpoint one a GPU, or for two CPUs."""
     changed: int = 10
     """Samples shown that changed most, each way, with --against."""
+    address: str = ""
+    """For a checkpoint: Ray cluster; without it RAY_ADDRESS, else a Ray on this machine."""
+    verbose: bool = False
+    """Show Ray's own messages."""
 
     def __post_init__(self) -> None:
         normalise.check(self.normaliser)
         score_config(self)
-        if self.limit < 2:
-            raise RequestError(f"--limit {self.limit}: a checkpoint is measured on 2 samples or more")
+        if self.limit < 0 or self.limit == 1:
+            raise RequestError(f"--limit {self.limit}: a checkpoint is measured on 2 samples or more; 0 is all")
+        if self.retrieval_pool < 2 or self.paint < 0:
+            raise RequestError(f"--retrieval-pool {self.retrieval_pool} needs 2 or more, --paint {self.paint} 0 or more")
+        if "{label}" not in self.class_text:
+            raise RequestError(f"--class-text {self.class_text!r} does not hold {{label}}, where the name of a class goes")
+        if self.probe_prepared and not self.labels:
+            raise RequestError("--probe-prepared goes with --labels, which say what a probe is to tell apart")
         if self.workers < 0 or self.changed < 0:
             raise RequestError(f"--workers {self.workers} and --changed {self.changed} cannot be negative")
 
@@ -85,7 +108,7 @@ def run(config: EvaluateConfig) -> int:
     if os.path.isfile(os.path.join(config.captions, "model.safetensors")):
         from jobs import understand
 
-        return understand.run(config.captions, config.prepared, config.output, limit=config.limit, seed=config.seed)
+        return understand.run(config)
     if config.prepared:
         raise RequestError(
             f"--prepared goes with a checkpoint, and {config.captions} holds no model.safetensors; name the folder that nightcap train wrote"

@@ -58,9 +58,10 @@ def write_photographs(folder: Path) -> None:
 
 
 def write_manifest(file: Path, pictures: Iterable[emoji.Picture]) -> None:
-    """JSON lines with the path of a picture and its name."""
+    """JSON lines with the path of a picture, its name, and its group, which goes into the archive's JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps({"path": str(picture.path), "text": picture.name}) + "\n" for picture in pictures))
+    rows = ({"path": str(picture.path), "text": picture.name, "group": picture.group} for picture in pictures)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def damage(path: Path) -> None:

@@ -72,6 +72,76 @@ def _changes(rows: list[dict[str, Any]], name: str, by: str) -> Table:
     return table
 
 
+WORDS = {"right": "its own", "shuffled": "another's", "absent": "none"}
+READINGS = ("probe", "raw", "normalised", "calibrated", "contrastive")
+
+
+def show_understanding(result: dict[str, Any]) -> None:
+    """Prints what understanding.json holds."""
+    found = result["figures"]
+    less = result["samples"] - result["shuffled_samples"]
+    left = f" · {less:,} had no medium of another text beside them, and are left out of the comparison with another's" if less else ""
+    console.print(f"{result['samples']:,} samples{left}", soft_wrap=True)
+    table = _grid(("medium", "perplexity", "95 %", "bits a byte", "95 %", "unknown tokens", "own is likelier", "95 %"))
+    for name, words in WORDS.items():
+        pair = found.get(f"pair_accuracy.{name}", {})
+        cells = (found[f"perplexity.{name}"], found[f"bits_per_byte.{name}"])
+        shares = [f"{found[f'unknown_share.{name}']['value'] or 0:.2%}", _share(pair), _share_range(pair)]
+        table.add_row(words, *(cell for one in cells for cell in (_number(one["value"]), _range(one))), *shares)
+    console.print(table)
+    if "classification" in result:
+        _show_classes(result)
+    if "retrieval" in result:
+        table = _grid(("search", "R@1", "R@5", "R@10", "R@1, 95 %", "median rank"))
+        for way, rank in (("medium_to_text", "rank_of_text"), ("text_to_medium", "rank_of_medium")):
+            recalls = [found[f"{way}.recall_{k}"] for k in (1, 5, 10)]
+            table.add_row(way.replace("_", " "), *map(_share, recalls), _share_range(recalls[0]), f"{result['retrieval'][f'median_{rank}']:g}")
+        console.print(f"Retrieval among {result['retrieval']['pool']:,} samples", soft_wrap=True)
+        console.print(table)
+    if "painted.psnr" in found:
+        said = " · ".join(f"{words} {found[f'painted.{name}']['value'] or 0:.2f} dB" for name, words in PAINTED.items())
+        console.print(f"Pictures from text (a first form, soft by nature): {said}", soft_wrap=True)
+        named, real = _share(found["painted.named"]), _share(found["painted.real_named"])
+        console.print(f"the captioner names {named} of them, and {real} of the real pictures", soft_wrap=True)
+
+
+PAINTED = {"psnr": "PSNR", "psnr_shuffled": "of another's text", "psnr_flat": "of the picture's mean colour"}
+
+
+def _show_classes(result: dict[str, Any]) -> None:
+    known, found = result["classification"], result["figures"]
+    less = f", {known['without_label']:,} samples without a label left out" if known["without_label"] else ""
+    alone = f"; classes with one sample take no part in the probe: {', '.join(known['alone'][:5])}" if known["alone"] else ""
+    most = f"always {known['majority']!r} would be right for {_share(found['majority'])}"
+    console.print(
+        f"Classification of {known['samples']:,} samples into {known['classes']} classes{less}{alone}; {most}", markup=False, soft_wrap=True
+    )
+    table = _grid(("accuracy", "medium", "95 %", "text", "95 %"))
+    for name in READINGS:
+        sides = [found[f"{side}.{name}"] for side in ("medium", "text")]
+        if any(one["value"] is not None for one in sides):
+            title = "linear probe" if name == "probe" else f"zero-shot, {name}"
+            table.add_row(title, *(cell for one in sides for cell in (_share(one), _share_range(one))))
+    console.print(table)
+
+
+def _grid(names: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left", style="" if number else "bold", no_wrap=True)
+    return table
+
+
+def _share(figure: dict[str, float | None]) -> str:
+    value = figure.get("value")
+    return "" if value is None else f"{value:.1%}"
+
+
+def _share_range(figure: dict[str, float | None]) -> str:
+    low, high = figure.get("low"), figure.get("high")
+    return "" if low is None or high is None else f"{low:.1%} to {high:.1%}"
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 

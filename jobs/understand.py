@@ -1,161 +1,170 @@
-"""`nightcap evaluate CHECKPOINT --prepared DIR`: is the text read off the medium, and do media and texts find each other.
+"""`nightcap evaluate CHECKPOINT --prepared DIR`: what a model understands, measured bundle by bundle, on Ray where there is more than one.
 
-prepared rows -> batches -> memories, kept -> log P of each text with its medium, another one's, and none
+    prepared rows -> bundles -> examiners (a process each, with the model) -> a file a bundle -> figures with intervals
+
+A bundle's file is its commit: after a crash the same command measures what is left. Of the corpus only labels and a few numbers
+a sample are in memory.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any, NamedTuple
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import numpy as np
-import torch
-from rich.table import Table
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from jobs.bundles import Bundle, bundles_of, columns_of, labels_of, stretches_of
 from jobs.display import console
+from jobs.evaluate import EvaluateConfig
+from jobs.examiner import Examiner, ExaminerSpec, part_path
+from jobs.scoreboard import show_understanding
+from jobs.understood import examples, measures, read_results, result_of
 from pipeline import storage
+from pipeline.captions.weights import identity
+from pipeline.commit.recipe import root_of
 from pipeline.errors import RequestError
-from pipeline.evaluation.medium import derangement, likelihood, pair_accuracy
-from pipeline.evaluation.understanding import ranks, retrieval
-from pipeline.model.batch import Batch
-from pipeline.model.folder import Loaded, load
-from pipeline.model.memory import Memory
-from pipeline.training.batches import collate, to_device
-from pipeline.training.corpus import open_corpus, read_rows
-from pipeline.training.feed import FeedSpec, decode_rows, feed_spec
+from pipeline.evaluation.labels import check_seen
+from pipeline.model.folder import describe
+from pipeline.samples.tokens import Tokenizer
+from pipeline.training.corpus import Corpus, open_corpus
+from pipeline.training.setup import tokenizer_of
 
-BATCH = 32
-MEDIA = ("right", "shuffled", "absent")
-
-
-class _Scored(NamedTuple):
-    """One batch on the CPU: its texts, and what the model made of its media."""
-
-    batch: Batch
-    memory: Memory
-    media: np.ndarray | None
-    """(samples, width) embeddings of media and of texts; None for a model without a common space."""
-    texts: np.ndarray | None
+FORMAT = 2
+"""Of understanding.json."""
+PARTS = "_parts"
+SHOWN = 12
+"""Painted pictures that understanding.json keeps, for the page."""
 
 
-def run(checkpoint: str, prepared: str, output: str, *, limit: int, seed: int) -> int:
-    """Measures, writes understanding.json, prints. Returns the exit code. RequestError where nothing can be measured."""
-    if not prepared:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is measured."""
+
+    test: tuple[Bundle, ...]
+    probe: tuple[Bundle, ...]
+    classes: tuple[str, ...]
+    paint: frozenset[tuple[str, int]]
+
+
+def run(config: EvaluateConfig) -> int:
+    """Measures, writes understanding.json and understood.parquet, prints. Returns the exit code. RequestError where nothing can be measured."""
+    checkpoint = config.captions
+    if not config.prepared:
         raise RequestError(f"{checkpoint} is a checkpoint: name the prepared data that it is measured on with --prepared DIR")
-    store = storage.Folder(output or f"{checkpoint.rstrip('/')}/evaluation")
+    store = storage.Folder(config.output or f"{checkpoint.rstrip('/')}/evaluation")
     problem = storage.writable(store.url)
     if problem is not None:
         raise RequestError(f"cannot write to {store.url}: {problem}; name another folder with --output")
-    loaded = load(checkpoint)
-    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    with torch.inference_mode():
-        scored = list(_encoded(loaded, prepared, limit))
-        result = {"checkpoint": checkpoint, "prepared": prepared, "seed": seed, **_measured(loaded, scored, seed)}
+    described = describe(checkpoint)
+    plan = _plan(config, described.config.modalities, paints="masked_medium" in described.config.objectives)
+    parts = storage.Folder(f"{store.url}/{PARTS}/{_fingerprint(config, plan)}")
+    bundles = (*plan.test, *plan.probe)
+    _measure(config, bundles, _spec(config, plan, parts.url))
+    test = read_results(parts, [one.number for one in plan.test])
+    if test.table.num_rows == 0:
+        raise RequestError(
+            f"no sample of {config.prepared} has a text and a medium that the model takes ({', '.join(described.config.modalities)})"
+        )
+    probe = read_results(parts, [one.number for one in plan.probe]) if plan.probe else None
+    table, ratios, plain = measures(test, probe, pool=config.retrieval_pool, seed=config.seed)
+    named = {"format": FORMAT, "checkpoint": checkpoint, "prepared": config.prepared, "seed": config.seed, "samples": table.num_rows}
+    shuffled = table.num_rows - table.column("logp_shuffled").null_count
+    result = named | {"shuffled_samples": shuffled, **plain, **result_of(table, ratios, replicates=config.replicates, seed=config.seed)}
+    result["painted"] = list(examples(table, SHOWN))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    store.put("understood.parquet", sink.getvalue().to_pybytes())
     store.put("understanding.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False).encode())
-    _show(result)
-    console.print(f"scores   {store.url}/understanding.json", soft_wrap=True)
+    for blob in parts.list(""):
+        parts.delete(blob.path)
+    store.prune(PARTS)
+    show_understanding(result)
+    console.print(f"scores   {store.url}/understanding.json   samples {store.url}/understood.parquet", soft_wrap=True)
     return 0
 
 
-def _encoded(loaded: Loaded, prepared: str, limit: int) -> Iterator[_Scored]:
-    """The first `limit` samples that have a medium and a text, in batches."""
-    spec, device, found = feed_spec(loaded.model.config), loaded.model.device, 0
-    for batch in _batches(prepared, spec, loaded.tokenizer.pad_id):
-        memory = loaded.model.encode(to_device(batch, device))
-        good = (batch.weight_b > 0) & memory.mask_bm[:, 1:].any(dim=1).cpu()
-        rows = torch.nonzero(good)[: limit - found, 0]
-        found += len(rows)
-        if len(rows):
-            ids, mask = batch.token_ids_bt[rows], batch.token_mask_bt[rows]
-            kept = memory.rows(rows.to(device))
-            media, texts = _common(loaded, kept, ids.to(device), mask.to(device))
-            origins = tuple(batch.origins[row] for row in rows.tolist())
-            texts_only = Batch(
-                origins=origins, token_ids_bt=ids, token_mask_bt=mask, weight_b=batch.weight_b[rows], seeds_b=batch.seeds_b[rows]
-            )
-            yield _Scored(texts_only, Memory(states_bmd=kept.states_bmd.cpu(), mask_bm=kept.mask_bm.cpu()), media, texts)
-        if found >= limit:
-            return
-    if not found:
-        raise RequestError(f"no sample of {prepared} has a text and a medium that the model takes ({', '.join(spec.modalities)})")
+def _plan(config: EvaluateConfig, modalities: Sequence[str], *, paints: bool) -> _Plan:
+    corpus = _corpus(config.captions, config.prepared)
+    stretches = stretches_of(corpus, config.limit, config.seed)
+    labels: Sequence[str | None] = ()
+    taught: Sequence[str | None] = ()
+    classes: tuple[str, ...] = ()
+    probe: tuple[Bundle, ...] = ()
+    if config.labels:
+        labels, classes = labels_of(stretches, config.labels, root_of(storage.Folder(config.prepared)))
+    test = tuple(bundles_of(stretches, labels, 0, features_only=False))
+    if config.probe_prepared:
+        other = stretches_of(_corpus(config.captions, config.probe_prepared), 0, config.seed)
+        taught, learned = labels_of(other, config.probe_labels or config.labels, root_of(storage.Folder(config.probe_prepared)))
+        check_seen(classes, learned, config.probe_prepared)
+        probe = tuple(bundles_of(other, taught, len(test), features_only=True))
+    paint: list[tuple[str, int]] = []
+    for one in stretches if paints and "image" in modalities else ():
+        if len(paint) < config.paint:
+            rows = columns_of(one, ["shard", "index", "modality"])
+            paint += [(row["shard"], row["index"]) for row in rows if row["modality"] == "image"]
+    return _Plan(test, probe, classes, frozenset(paint[: config.paint]))
 
 
-def _batches(prepared: str, spec: FeedSpec, pad_id: int) -> Iterator[Batch]:
-    for number, file in enumerate(open_corpus(prepared).files):
-        for first in range(0, file.rows, BATCH):
-            last = min(first + BATCH, file.rows)
-            rows = np.arange(first, last)
-            table = decode_rows(read_rows(file, ((first, last),)), spec, seed=0, epoch=-1, files=np.full(len(rows), number), rows=rows)
-            yield collate(table, px=spec.px, pad_id=pad_id).batch
+def _corpus(checkpoint: str, prepared: str) -> Corpus:
+    """The corpus. RequestError where its texts went through another tokenizer than the model's."""
+    corpus = open_corpus(prepared)
+    if tokenizer_of(prepared).identity() != Tokenizer.load(checkpoint).identity():
+        raise RequestError(
+            f"{prepared} was prepared with another tokenizer than the model's; run nightcap prepare with --tokenizer {checkpoint}"
+        )
+    return corpus
 
 
-def _common(loaded: Loaded, memory: Memory, ids: torch.Tensor, mask: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
-    model: Any = loaded.model
-    if not hasattr(model, "common"):
-        return None, None
-    shown = memory.mask_bm.clone()
-    shown[:, 0] = False
-    sides = (model.common.of_media(memory.states_bmd, shown), model.common.of_texts(model.word_states(ids, mask), mask))
-    return tuple(side.float().cpu().numpy() for side in sides)
+def _fingerprint(config: EvaluateConfig, plan: _Plan) -> str:
+    """Of everything that decides the bundles' results."""
+    stretches = [
+        (one.number, [(s.file.url, s.file.rows, s.first, s.last) for s in one.stretches], one.labels) for one in (*plan.test, *plan.probe)
+    ]
+    decides = [FORMAT, identity(Path(config.captions)), stretches, plan.classes, config.class_text, sorted(plan.paint), config.seed]
+    return hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]
 
 
-def _measured(loaded: Loaded, scored: list[_Scored], seed: int) -> dict[str, Any]:
-    """All figures. Texts are those that were scored: decoded tokens."""
-    ids = [row[mask].tolist() for one in scored for row, mask in zip(one.batch.token_ids_bt, one.batch.token_mask_bt, strict=True)]
-    texts = [loaded.tokenizer.decode(row) for row in ids]
-    other = derangement([tuple(row) for row in ids], seed)
-    places = [(number, row) for number, one in enumerate(scored) for row in range(len(one.batch.weight_b))]
-    sums: dict[str, list[np.ndarray]] = {name: [] for name in MEDIA}
-    done = 0
-    for one in scored:
-        n = len(one.batch.weight_b)
-        shuffled = _gathered(scored, [places[at] for at in other[done : done + n]])
-        for name, memory in zip(MEDIA, (one.memory, shuffled, one.memory.absent()), strict=True):
-            seen = to_device(memory, loaded.model.device)
-            each = loaded.model.score(seen, one.batch.token_ids_bt.to(loaded.model.device), one.batch.token_mask_bt.to(loaded.model.device))
-            sums[name].append(each.sum(dim=1).double().cpu().numpy())
-        done += n
-    total = {name: np.concatenate(parts) for name, parts in sums.items()}
-    tokens = np.array([len(row) - 1 for row in ids])
-    unknown = np.array([sum(token == loaded.tokenizer.unk_id for token in row) for row in ids])
-    found: dict[str, Any] = {"samples": len(ids)}
-    found["probability"] = {name: asdict(likelihood(values, tokens, texts, unknown)) for name, values in total.items()}
-    found["pair_accuracy"] = {name: pair_accuracy(total["right"], total[name]) for name in MEDIA[1:]}
-    found["retrieval"] = _retrieval(scored, ids)
-    return found
+def _spec(config: EvaluateConfig, plan: _Plan, output: str) -> ExaminerSpec:
+    local = storage.resolve(output)[1] if storage.is_local(output) else output
+    return ExaminerSpec(
+        checkpoint=os.path.abspath(config.captions),
+        output=local,
+        classes=plan.classes,
+        class_text=config.class_text,
+        paint=plan.paint,
+        seed=config.seed,
+        threads=0,
+    )
 
 
-def _gathered(scored: list[_Scored], places: list[tuple[int, int]]) -> Memory:
-    """Memories from different batches, padded to the longest."""
-    states = [scored[number].memory.states_bmd[row] for number, row in places]
-    masks = [scored[number].memory.mask_bm[row] for number, row in places]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return Memory(states_bmd=pad(states, batch_first=True), mask_bm=pad(masks, batch_first=True))
+def _measure(config: EvaluateConfig, bundles: Sequence[Bundle], spec: ExaminerSpec) -> None:
+    """All bundles that are not measured yet; here if one process is enough, else by actors on Ray."""
+    there = {blob.path.lstrip("/") for blob in storage.Folder(spec.output).list("")}
+    left = [one for one in bundles if part_path(one.number) not in there]
+    if len(left) < len(bundles):
+        console.print(f"{len(bundles) - len(left):,} of {len(bundles):,} bundles are measured; going on with the others")
+    elsewhere = config.address or os.environ.get("RAY_ADDRESS")
+    if not elsewhere and (config.workers == 1 or len(left) < 2):
+        examiner = Examiner(spec) if left else None
+        for one in left:
+            assert examiner is not None
+            examiner.measure(one)
+        return
+    from jobs.cluster import gpus, session
+    from jobs.each import over_actors
 
+    with session(config.address, verbose=config.verbose):
+        import ray
 
-def _retrieval(scored: list[_Scored], ids: list[list[int]]) -> dict[str, Any] | None:
-    """Both ways; None for a model that was not trained to compare media and texts."""
-    media = [one.media for one in scored if one.media is not None]
-    texts = [one.texts for one in scored if one.texts is not None]
-    if not media:
-        return None
-    known: dict[tuple[int, ...], int] = {}
-    labels = np.array([known.setdefault(tuple(row), len(known)) for row in ids])
-    sides = np.concatenate(media), np.concatenate(texts)
-    both = {"medium_to_text": ranks(*sides, labels, labels), "text_to_medium": ranks(*sides[::-1], labels, labels)}
-    return {name: asdict(retrieval(found)) for name, found in both.items()}
-
-
-def _show(result: dict[str, Any]) -> None:
-    console.print(f"{result['samples']:,} samples")
-    table = Table(box=None, pad_edge=False)
-    for name in ("medium", "perplexity", "bits a byte", "unknown tokens", "right one is likelier"):
-        table.add_column(name, justify="left" if name == "medium" else "right", no_wrap=True)
-    for name, figures in result["probability"].items():
-        pair = result["pair_accuracy"].get(name)
-        cells = (f"{figures['perplexity']:,.2f}", f"{figures['bits_per_byte']:.3f}", f"{figures['unknown_share']:.2%}")
-        table.add_row(name, *cells, "" if pair is None else f"{pair:.1%}")
-    console.print(table)
-    for name, found in (result["retrieval"] or {}).items():
-        recall = " · ".join(f"R@{k} {share:.1%}" for k, share in found["recall"].items())
-        console.print(f"{name.replace('_', ' ')}: {recall} · median rank {found['median_rank']:g}")
+        devices, cpus = gpus(), int(ray.cluster_resources().get("CPU", 1))
+        most = devices or (cpus if elsewhere else os.cpu_count() or 1)
+        workers = min(config.workers or max(1, devices or most // 2), len(left))
+        threads = 0 if devices or elsewhere else max(1, (os.cpu_count() or 1) // workers)
+        told = replace(spec, threads=threads)
+        for done, _ in enumerate(over_actors(Examiner, (told,), "measure", left, workers=workers, gpus=1 if devices else 0), 1):
+            if done % 50 == 0:
+                console.print(f"{done:,} of {len(left):,} bundles measured")

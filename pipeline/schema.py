@@ -10,7 +10,10 @@ Tables, in the order data flows:
     DROPS       dedup -> prepare            one row a sample that an earlier one stands for
     QUARANTINE  commit -> the user           rejected samples with their bytes, and damage
     SCORES      evaluate -> the user         one row a caption that was scored
+    MEASURED    evaluate -> evaluate         one row a sample that a checkpoint was measured on, with its features
+    UNDERSTOOD  evaluate -> the user         one row a sample that a checkpoint was measured on
     RECEIPTS    commit -> the driver         counts of what was committed
+    LEDGER      nightly -> nightly           one row a caption table
     ITEMS       scan -> write                samples of a raw source by the place of their bytes, one row each
     REFUSED     scan, write -> the user      rows and files of a raw source that are no sample
 
@@ -257,6 +260,56 @@ SCORES = pa.schema(
     ]
 )
 
+_READINGS = pa.struct([pa.field(name, pa.string()) for name in ("raw", "normalised", "calibrated", "contrastive")])  # classes, null: not read so
+_PAINTED = pa.struct(
+    [
+        pa.field("psnr", pa.float64()),  # dB, of the picture made from the text against the real one
+        pa.field("psnr_shuffled", pa.float64()),  # of one made from another sample's text; null for one sample alone
+        pa.field("psnr_flat", pa.float64()),  # of the real picture's mean colour
+        pa.field("reference", pa.string()),
+        pa.field("caption", pa.string()),  # what the captioner calls the picture that was made
+        pa.field("caption_of_real", pa.string()),
+        pa.field("picture", pa.string()),  # JPEG, base64
+        pa.field("real", pa.string()),
+    ]
+)
+_UNDERSTOOD = [
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("index", pa.int64(), nullable=False),
+    pa.field("modality", pa.string()),
+    pa.field("label", pa.string()),  # the true class; null without one
+    pa.field("text", pa.string(), nullable=False),  # as it was scored: decoded tokens
+    pa.field("n_tokens", pa.int64(), nullable=False),  # that are predicted: the first is given
+    pa.field("n_unknown", pa.int64(), nullable=False),
+    pa.field("n_bytes", pa.int64(), nullable=False),  # of `text` in UTF-8
+    pa.field("logp_right", pa.float64()),  # natural log of P(text | its medium)
+    pa.field("logp_shuffled", pa.float64()),  # with another sample's; null where there was none of another text
+    pa.field("logp_absent", pa.float64()),  # without any medium
+    pa.field("zero_shot_medium", _READINGS),  # predicted class of the medium, by reading of the probabilities
+    pa.field("zero_shot_text", _READINGS),  # likewise of the text, without its medium
+    pa.field("painted", _PAINTED),  # null but for the samples that were painted
+]
+
+MEASURED = pa.schema(
+    [
+        *_UNDERSTOOD,
+        pa.field("media", pa.list_(pa.float32())),  # mean of the medium's memory tokens
+        pa.field("words", pa.list_(pa.float32())),  # mean of the word states, without any medium
+        pa.field("common_media", pa.list_(pa.float32())),  # of length 1; null for models without a common space
+        pa.field("common_texts", pa.list_(pa.float32())),
+    ]
+)
+
+UNDERSTOOD = pa.schema(
+    [
+        *_UNDERSTOOD,
+        pa.field("probe_medium", pa.string()),  # predicted class; null without a label, and of classes with one sample
+        pa.field("probe_text", pa.string()),
+        pa.field("rank_of_text", pa.int64()),  # of the own text among those of the pool, from 1, asked by the medium; null outside the pool
+        pa.field("rank_of_medium", pa.int64()),
+    ]
+)
+
 SIGNATURES = pa.schema(
     [
         pa.field("index", pa.int64(), nullable=False),  # every sample of the shard has its row: row number and index are the same
@@ -275,5 +328,16 @@ DROPS = pa.schema(
         pa.field("twin_shard", pa.string(), nullable=False),  # the earlier sample that is kept in its place
         pa.field("twin_index", pa.int64(), nullable=False),
         pa.field("twin_key", pa.string()),
+    ]
+)
+
+LEDGER = pa.schema(
+    [
+        pa.field("stem", pa.string(), nullable=False),  # of the archive and its caption table
+        pa.field("table_bytes", pa.int64(), nullable=False),  # size of the caption table
+        pa.field("written_s", pa.float64(), nullable=False),  # seconds since the epoch, by the store's clock
+        pa.field("fingerprint", pa.string(), nullable=False),  # of the archive it was made from; empty where the table does not say
+        pa.field("counts", pa.string(), nullable=False),  # JSON: samples by status
+        pa.field("night", pa.string(), nullable=False),  # YYYY-MM-DD: the night that first saw the table as it is
     ]
 )

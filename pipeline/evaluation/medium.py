@@ -4,9 +4,7 @@ Log-probabilities are natural logarithms, summed over a text's tokens by the cha
 shuffled is the proof; what a language model knows without looking is in both.
 """
 
-import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,29 +39,6 @@ def _codes(values: Sequence[Hashable]) -> list[int]:
     return [known.setdefault(value, len(known)) for value in values]
 
 
-@dataclass(frozen=True, slots=True)
-class Likelihood:
-    """How probable texts are."""
-
-    perplexity: float
-    """By token: exp of the mean negative log-probability."""
-    bits_per_byte: float
-    """Of the normalised text that was scored, in UTF-8."""
-    unknown_share: float
-    """Of the tokens: what the vocabulary does not hold is cheap to predict, so the figure needs it beside."""
-
-
-def likelihood(log_probabilities: np.ndarray, tokens: np.ndarray, texts: Sequence[str], unknown: np.ndarray) -> Likelihood:
-    """Summed log-probabilities, tokens and unknown tokens of each text. RequestError for NaN, above 0, or no tokens."""
-    check_log_probabilities(log_probabilities)
-    n_tokens, n_bytes = int(tokens.sum()), sum(len(text.encode(errors="replace")) for text in texts)
-    if not n_tokens or not n_bytes:
-        raise RequestError("no text to score: all references are empty after normalising")
-    total = float(log_probabilities.sum())
-    bits = -total / math.log(2) / n_bytes
-    return Likelihood(math.exp(min(-total / n_tokens, 700.0)), bits, float(unknown.sum()) / n_tokens)
-
-
 def check_log_probabilities(values: np.ndarray) -> None:
     """RequestError for values that are no log-probabilities, with the place of the first."""
     wrong = np.flatnonzero(~(values <= 1e-4))
@@ -72,10 +47,3 @@ def check_log_probabilities(values: np.ndarray) -> None:
             f"the model gives {values.flat[wrong[0]]} as log-probability of text {wrong[0]} (and {len(wrong) - 1:,} more are wrong): its weights "
             "are damaged or diverged; evaluate an earlier checkpoint"
         )
-
-
-def pair_accuracy(right: np.ndarray, shuffled: np.ndarray) -> float:
-    """Share of samples whose text is more probable with their own medium than with another's; ties count half."""
-    check_log_probabilities(right)
-    check_log_probabilities(shuffled)
-    return float((right > shuffled).mean() + 0.5 * (right == shuffled).mean())

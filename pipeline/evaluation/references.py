@@ -29,6 +29,8 @@ class References:
     """Texts by key and by place."""
 
     path: str
+    columns: tuple[str, ...] = TEXTS
+    """Columns that the texts may stand in."""
     by_key: dict[str, list[str]] = field(default_factory=dict)
     by_place: dict[tuple[str, int], list[str]] = field(default_factory=dict)
 
@@ -47,20 +49,20 @@ class References:
         return next(iter(self.by_key), None) or str(next(iter(self.by_place), ""))
 
 
-def load(path: str) -> References:
-    """Reads a file of references. RequestError where it cannot be read as one."""
-    found = References(path)
+def load(path: str, *, flag: str = "--references", columns: tuple[str, ...] = TEXTS) -> References:
+    """Reads a file of references, or of what other columns hold. RequestError, which names the flag, where it cannot be read as one."""
+    found, what = References(path, columns), flag.removeprefix("--")
     try:
         data = storage.Folder(path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")).get(path.rpartition("/")[2])
     except OSError as exc:
-        raise RequestError(f"--references {path} cannot be read: {exc.strerror or exc}") from exc
+        raise RequestError(f"{flag} {path} cannot be read: {exc.strerror or exc}") from exc
     try:
         _fill(found, data, path.lower())
     except (pa.ArrowException, ValueError, KeyError, TypeError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise RequestError(f"--references {path} holds no references ({reason}); see nightcap evaluate --help for its forms") from exc
+        raise RequestError(f"{flag} {path} holds no {what} ({reason}); see nightcap evaluate --help for its forms") from exc
     if not found.named:
-        raise RequestError(f"--references {path} names no sample; each row needs key, or shard and index, and a text")
+        raise RequestError(f"{flag} {path} names no sample; each row needs key, or shard and index, and {found.columns[0]}")
     return found
 
 
@@ -69,7 +71,7 @@ def _fill(found: References, data: bytes, name: str) -> None:
         _add_rows(found, pq.read_table(pa.BufferReader(data)).to_pylist())
     elif name.endswith((".csv", ".tsv")):
         options = pacsv.ParseOptions(delimiter="\t" if name.endswith(".tsv") else ",", newlines_in_values=True)
-        texts = pacsv.ConvertOptions(column_types=dict.fromkeys(("key", "shard", *TEXTS), pa.string()))
+        texts = pacsv.ConvertOptions(column_types=dict.fromkeys(("key", "shard", *found.columns), pa.string()))
         _add_rows(found, pacsv.read_csv(pa.BufferReader(data), parse_options=options, convert_options=texts).to_pylist())
     elif name.endswith(".jsonl"):
         _add_rows(found, pajson.read_json(pa.BufferReader(data)).to_pylist())
@@ -95,9 +97,9 @@ def _add_json(found: References, value: Any) -> None:
 
 def _add_rows(found: References, rows: Iterable[dict[str, Any]]) -> None:
     for number, row in enumerate(rows):
-        column = next((name for name in TEXTS if name in row), None)
+        column = next((name for name in found.columns if name in row), None)
         if column is None:
-            raise ValueError(f"row {number + 1} has none of the columns {', '.join(TEXTS)}")
+            raise ValueError(f"row {number + 1} has none of the columns {', '.join(found.columns)}")
         texts = list(_texts(row[column]))
         if row.get("shard") is not None and row.get("index") is not None:
             found.by_place.setdefault((str(row["shard"]), int(row["index"])), []).extend(texts)
@@ -112,4 +114,4 @@ def _texts(value: Any) -> Iterator[str]:
         if isinstance(text, str) and text.strip():
             yield text
         elif text is not None and not isinstance(text, str):
-            raise ValueError(f"a reference is {type(text).__name__}, not text")
+            raise ValueError(f"a text is {type(text).__name__}")
