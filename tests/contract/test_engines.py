@@ -286,6 +286,9 @@ def test_an_engine_closes_twice_without_complaint(kind: str, models: dict[str, s
     loaded = create(config_of(kind, models))
     loaded.close()
     loaded.close()
+    again = create(config_of(kind, models))  # what the first held is free
+    assert len(ask(again, media_for(kind))) == len(media_for(kind))
+    again.close()
 
 
 def test_a_sampled_caption_does_not_depend_on_what_stands_beside_it(models: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline import schema, storage
 from pipeline.dedup.corpus import decide_corpus
@@ -57,7 +58,7 @@ def work_and_die(folder: str, output: str, at: int) -> None:
         if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    os.replace = deadly
+    os.replace = deadly  # type: ignore[assignment]  # in a process of its own
     work(folder, output)
 
 
@@ -65,6 +66,7 @@ def decisions(output: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: pq.read_table(output / f"drop/{name}.tar.parquet").to_pylist() for name in SHARDS}
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_the_same_call_decides_the_same(tmp_path: Path) -> None:
     for name in SHARDS:
         with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:

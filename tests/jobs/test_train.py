@@ -82,8 +82,10 @@ def test_another_model_than_the_checkpoints(tmp_path: Path) -> None:
 
 def test_longer_training_and_other_workers_are_no_other_recipe(tmp_path: Path) -> None:
     write_prepared(tmp_path / "data")
-    plan(config(tmp_path))
-    plan(config(tmp_path, workers=2, max_failures=0, validation_samples=100))
+    first = plan(config(tmp_path))
+    recipe = (tmp_path / "out/recipe.json").read_bytes()
+    again = plan(config(tmp_path, workers=2, max_failures=0, validation_samples=100))
+    assert again.universe == first.universe and (tmp_path / "out/recipe.json").read_bytes() == recipe
 
 
 def test_validation_data_of_another_tokenizer(tmp_path: Path) -> None:

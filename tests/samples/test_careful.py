@@ -6,6 +6,7 @@
 - the watchdog for many items ends a process that hangs, and not one that pauses between chunks
 """
 
+import faulthandler
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from pipeline.attempts import Attempts, Unit
 from pipeline.errors import Reason, SampleError
 from pipeline.samples.careful import Careful
-from pipeline.samples.guard import Limits, Watchdog
+from pipeline.samples.guard import REARM_S, Limits, Watchdog
 from pipeline.storage import Folder
 
 MODULE = """
@@ -100,10 +101,16 @@ def test_a_hang_ends_the_process(folder: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_the_watchdog_counts_no_pause() -> None:
+def test_the_watchdog_counts_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float | None] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: calls.append(seconds))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append(None))
     watchdog = Watchdog(0.2)
-    watchdog.watch()
-    watchdog.rest()
-    time.sleep(1.5)
-    watchdog.watch()
-    watchdog.rest()
+    for _ in range(2):
+        watchdog.watch()
+        watchdog.watch()  # the count goes on: starting it anew for every item would cost too much
+        watchdog.rest()
+        watchdog.rest()
+    assert calls == [0.2 + REARM_S, None] * 2
+    Watchdog(0).watch()
+    assert len(calls) == 4

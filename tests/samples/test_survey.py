@@ -9,6 +9,7 @@
 
 import gzip
 import io
+import itertools
 import tarfile
 import wave
 from collections import Counter
@@ -92,8 +93,20 @@ def archives(draw: st.DrawFn) -> Members:
 def test_the_short_way_gives_the_account_of_the_long_one_or_gives_up(members: Members, form: int) -> None:
     data = pack(members, form)
     found = short(data)
-    if found is not None:
+    if found is None:
+        assert unusual(members, form)
+    else:
         same(found, long(data))
+
+
+def unusual(members: Members, form: int) -> bool:
+    """An archive that the short way may leave to the long one: none or few members, names in headers of their own, a key or field again."""
+    names = [name for name, _ in members]
+    keys = [
+        key for key, _ in itertools.groupby(name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(".")[0] for name in names)
+    ]
+    long_names = any(len(name.encode()) > 100 or not name.isascii() for name in names)
+    return len(names) < 2 or long_names or len(set(names)) < len(names) or len(set(keys)) < len(keys) or any("__" in name for name in names)
 
 
 def test_the_short_way_is_taken_on_plain_archives_whatever_the_payloads_and_names() -> None:
