@@ -27,6 +27,8 @@ FILES = 2_000
 """Tables that distributions are read from; of more, those with the smallest hash of their name."""
 GALLERY_FILES, GALLERY_PER_FILE = 8, 12
 """Archives that the gallery shows, and samples of each: reading one costs a pass over its headers."""
+UNDERSTANDING_FORMAT = 2
+"""Of understanding.json; one of another version is not shown."""
 TABLES = ("captions", "prepared")
 PREPARED_FIRST = 1_000
 """Rows of a prepared table that its gallery comes from: their media stand in its first row groups, the rest is not read."""
@@ -107,7 +109,8 @@ def gather(store: storage.Folder, path: str) -> Facts:
         facts.scores = json.loads(store.get("evaluation/scores.json"))
         _score_spreads(store, facts)
     if store.exists("model/evaluation/understanding.json"):
-        facts.understanding = json.loads(store.get("model/evaluation/understanding.json"))
+        found = json.loads(store.get("model/evaluation/understanding.json"))
+        facts.understanding = found if found.get("format") == UNDERSTANDING_FORMAT else None
     for table in TABLES:
         names = [blob.path for blob in store.list(table) if blob.path.endswith(".parquet")]
         if names:

@@ -25,6 +25,8 @@ from webdataset import TarWriter
 from jobs.bundles import labels_of, stretches_of
 from jobs.evaluate import EvaluateConfig, run
 from jobs.examiner import READINGS, Examiner
+from jobs.report import ReportConfig
+from jobs.report import run as report
 from pipeline import schema
 from pipeline.errors import RequestError, StoppedError
 from pipeline.evaluation import painting
@@ -35,6 +37,7 @@ from pipeline.model.mix import ObjectiveMix
 from pipeline.training.batches import collate
 from pipeline.training.corpus import open_corpus, read_rows
 from pipeline.training.feed import decode_rows, feed_spec
+from tests.reports.test_training_page import SECOND, write_training
 from tests.training.small import PX, TINY, tokenizer, write_prepared
 
 SIZE = 32
@@ -203,6 +206,18 @@ def test_pictures_are_made_from_texts(place: Path) -> None:
     found = measured(place, paint=6)
     assert len(found["painted"]) == 6 and found["figures"]["painted.psnr"]["value"] > 0
     assert found["figures"]["painted.named"]["value"] is not None
+
+
+def test_they_stand_on_the_page_of_the_training(place: Path, tmp_path: Path) -> None:
+    measured(place, labels=colours(place), paint=3)
+    output = write_training(tmp_path)
+    shutil.copytree(place / "model", output / "model")
+    report(ReportConfig(str(output)))
+    (page,) = (output / "runs" / SECOND).glob("report.html")
+    text = page.read_text()
+    for words in ("its own", "zero-shot, calibrated", "linear probe", "medium of a text", "a first form"):
+        assert words in text
+    assert text.count("Made from the text") == 3 and 'href="#understanding"' in text
 
 
 def test_bundles_that_are_measured_are_not_measured_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
