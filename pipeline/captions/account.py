@@ -42,24 +42,28 @@ class Meter:
         self._account = Account(actor)
         self._began_s = self._left_s = 0.0
 
-    def call(self, arrived_s: float, entered_s: float, samples: int, tokens: int) -> None:
-        """A call that has just ended. `arrived_s`: when its block came to the actor; all by time.perf_counter()."""
+    def call(self, arrived_s: float, entered_s: float, samples: int, tokens: int, use: float | None = None) -> None:
+        """A call that has just ended. `arrived_s`: when its block came to the actor; all by time.perf_counter().
+
+        `use`: share of a server's slots in use since the start, of an engine whose calls overlap.
+        """
         now_s = time.perf_counter()
         with self._lock:
             old = self._account
             if not old.calls:
                 self._began_s = self._left_s = entered_s
+            self._began_s = min(self._began_s, entered_s)
             idle_s = max(0.0, entered_s - self._left_s)
             input_s = min(idle_s, max(0.0, arrived_s - self._left_s))
             busy_s = now_s - entered_s
-            alone = WARM_UP_CALLS <= old.calls < WARM_UP_CALLS + ALONE_CALLS
+            alone = use is None and WARM_UP_CALLS <= old.calls < WARM_UP_CALLS + ALONE_CALLS
             self._account = replace(
                 old,
                 calls=old.calls + 1,
                 samples=old.samples + samples,
                 tokens=old.tokens + tokens,
                 span_s=now_s - self._began_s,
-                busy_s=old.busy_s + busy_s,
+                busy_s=old.busy_s + busy_s if use is None else use * (now_s - self._began_s),
                 waited_input_s=old.waited_input_s + input_s,
                 waited_host_s=old.waited_host_s + idle_s - input_s,
                 alone_samples=old.alone_samples + (samples if alone else 0),

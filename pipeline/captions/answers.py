@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pipeline import schema
-from pipeline.captions.engine import Caption
+from pipeline.captions.engine import Caption, Segment
 from pipeline.captions.policy import QualityConfig, Verdict, judge
 from pipeline.captions.prompts import next_seed
 from pipeline.captions.quality import Bounds, Said, flags_of
@@ -44,6 +44,11 @@ def judged(answer: Answer, medium: Medium, config: QualityConfig, bounds: Bounds
     ask = medium.ask or Ask()
     if answer.caption is None:
         return replace(answer, ask=ask)
+    if _is_segment(medium) and not answer.caption.segments:
+        end_s = (medium.start_s or 0.0) + (medium.duration_s or 0.0)
+        segment = Segment(round(medium.start_s or 0.0, 3), round(end_s, 3), answer.caption.text)
+        answer = replace(answer, caption=replace(answer.caption, segments=(segment,)))
+    assert answer.caption is not None
     said = Said(
         answer.caption.text,
         medium.modality,
@@ -53,6 +58,11 @@ def judged(answer: Answer, medium: Medium, config: QualityConfig, bounds: Bounds
         instruction=ask.instruction,
     )
     return replace(answer, ask=ask, verdict=judge(flags_of(said, bounds), config))
+
+
+def _is_segment(medium: Medium) -> bool:
+    """True for a part of a longer clip."""
+    return medium.modality == "video" and (not medium.last or (medium.start_s or 0.0) > 0)
 
 
 def again(medium: Medium, config: QualityConfig, attempt: int) -> Medium:

@@ -27,6 +27,7 @@ ENGINES = {
     "faster-whisper": "pipeline.captions.whisper:FasterWhisper",
     "transformers": "pipeline.captions.transformers:Transformers",
     "checkpoint": "pipeline.captions.checkpoint:Checkpoint",
+    "endpoint": "pipeline.captions.endpoint:Endpoint",
 }
 Prompts = Literal["none", "beginning", "instruction", "free"]
 """What a prompt is to an engine: refused, the caption's own beginning, an instruction, or its own affair."""
@@ -40,9 +41,25 @@ class EngineConfig:
     """Options of the engine. Device, dtype, batch size and threads change speed, the others change captions."""
 
     engine: str
-    """facts (no model, measures the medium), faster-whisper, transformers, checkpoint (of `nightcap train`), or your own class as module:Class."""
+    """facts (no model, measures the medium), faster-whisper, transformers, checkpoint (of `nightcap train`), endpoint (a server), or your own class as module:Class."""
     model: str = ""
-    """Folder of the model, or its hub name."""
+    """Folder of the model, its hub name, or the name by which a server knows it."""
+    endpoint: str = ""
+    """URL of an OpenAI-compatible server, such as http://localhost:8000/v1; its key is read from the environment of the workers."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key; it is sent to the server and written nowhere."""
+    max_in_flight: int = 64
+    """Most requests to the server at a time, each worker; it takes fewer where the server is busy."""
+    request_timeout_s: float = 120.0
+    """Seconds after which a request is tried again."""
+    patience_s: float = 300.0
+    """Seconds that a server which went away, or is too busy, is waited for; then the run stops, and can be continued."""
+    media: tuple[Literal["image", "audio", "video"], ...] = ("image", "video")
+    """Media that a chat model or server takes; others are skipped."""
+    frames: int = 8
+    """Frames of a clip, or of a segment of it, that a chat model or server is shown."""
+    segment_s: float = 0.0
+    """Seconds: clips above this length are captioned in segments of equal length, at most so long, with their times; 0 captions them whole."""
     language: str = ""
     """Language of the speech (ISO 639-1: en, de, zh); empty detects it."""
     prompt: str = ""
@@ -83,7 +100,16 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not self.engine:
             raise RequestError(f"--engine is empty; known engines are {', '.join(ENGINES)}, or module:Class")
-        for name, low in (("max_tokens", 0), ("beams", 1), ("batch_size", 0), ("threads", 0), ("top_k", 0), ("num_captions", 1)):
+        for name, low in (
+            ("max_tokens", 0),
+            ("beams", 1),
+            ("batch_size", 0),
+            ("threads", 0),
+            ("top_k", 0),
+            ("num_captions", 1),
+            ("frames", 1),
+            ("max_in_flight", 1),
+        ):
             if getattr(self, name) < low:
                 raise RequestError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {low} or more")
         if not 0 < self.top_p <= 1:
@@ -94,6 +120,11 @@ class EngineConfig:
             raise RequestError(f"--device {self.device!r} is unknown; write auto, cpu, cuda or cuda:N")
         if self.dtype not in DTYPES:
             raise RequestError(f"--dtype {self.dtype!r} is unknown; known are {', '.join(DTYPES)}")
+        for name in ("request_timeout_s", "patience_s", "segment_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise RequestError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give seconds")
+        if not self.media:
+            raise RequestError("--media names nothing; give image, audio, video, or several")
         if self.beams > 1 and self.temperature > 0:
             raise RequestError("--beams and --temperature exclude each other; leave one at its default")
         if self.prompt and self.prompts:
@@ -181,6 +212,8 @@ class LoadedEngine:
     collate: Callable[[Sequence[Medium]], Any]
     run: Callable[[Any], list[Caption | SampleError]]
     close: Callable[[], None]
+    use: Callable[[], float] | None = None
+    """Share of a server's slots in use, of an engine whose calls may overlap; None for all others."""
 
 
 def engine_class(name: str) -> type[Any]:
@@ -212,8 +245,13 @@ def describe(config: EngineConfig) -> EngineInfo:
     prompts: Prompts = found.prompts(config) if hasattr(found, "prompts") else "free"
     if prompts == "none" and config.named_prompts():
         raise RequestError(f"--prompt: engine {config.engine} {f'with {config.model} ' if config.model else ''}takes none; leave it out")
-    rows, micro = getattr(found, "rows_per_call", 256), getattr(found, "micro_batch", 16)
+    rows, micro = (_number(getattr(found, name, default), config) for name, default in (("rows_per_call", 256), ("micro_batch", 16)))
     return EngineInfo(config.engine, needs, rows, micro, identity, prompts, bool(getattr(found, "samples", False)))
+
+
+def _number(value: Any, config: EngineConfig) -> int:
+    """A class's number, or what it makes of the options."""
+    return int(value(config) if callable(value) else value)
 
 
 def questions(config: EngineConfig, info: EngineInfo) -> Questions:
@@ -272,4 +310,5 @@ def create(config: EngineConfig) -> LoadedEngine:
     def run(batch: Any) -> list[Caption | SampleError]:
         return [caption if isinstance(caption, Caption | SampleError) else Caption(str(caption)) for caption in engine(batch)]
 
-    return LoadedEngine(getattr(engine, "collate", list), run, getattr(engine, "close", lambda: None))
+    use = engine.use if getattr(engine, "concurrent", False) else None
+    return LoadedEngine(getattr(engine, "collate", list), run, use=use, close=getattr(engine, "close", lambda: None))

@@ -66,7 +66,7 @@ class CaptionStage:
     def __init__(self, config: StageConfig) -> None:
         self._config = config
         self._engine = create(config.engine)
-        self._device = threading.Lock()
+        self._device = threading.Lock() if self._engine.use is None else contextlib.nullcontext()
         self._ahead = ThreadPoolExecutor(COLLATORS, "collate")
         self._collating = threading.Semaphore(COLLATORS)
         self._attempts = Attempts(storage.Folder(config.output), config.run_id, "engine")
@@ -154,11 +154,13 @@ class CaptionStage:
     def _run(self, media: Sequence[Medium], collated: _Collated, arrived_s: float) -> list[Answer]:
         with self._device:
             entered = time.perf_counter()
-            with self._progress.watched():
+            with (
+                self._progress.watched() if self._engine.use is None else contextlib.nullcontext()
+            ):  # overlapping calls time out by themselves
                 captions = self._engine.run(collated.batch)
             left = time.perf_counter()
             tokens = sum(caption.n_output_tokens or 0 for caption in captions if isinstance(caption, Caption))
-            self._meter.call(arrived_s, entered, len(media), tokens)
+            self._meter.call(arrived_s, entered, len(media), tokens, None if self._engine.use is None else self._engine.use())
         if len(captions) != len(media):
             raise RuntimeError(f"the engine gave {len(captions)} captions for {len(media)} media")
         collate_s, engine_s = collated.seconds / len(media), (left - entered) / len(media)

@@ -37,6 +37,12 @@ def locate(model: str, *, wanted: tuple[str, ...] = ("config.json",), patterns: 
     return _from_hub(model, None if download else [*wanted, *(patterns or []), "*.json"], folder)
 
 
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean x?` or what there is, for a message."""
+    near = difflib.get_close_matches(name, known, 3, 0.3)
+    return f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(known[:5])}"
+
+
 def _nearest(folder: Path) -> str:
     parent = folder.parent
     while not parent.is_dir():

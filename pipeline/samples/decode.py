@@ -7,6 +7,7 @@ sample's, except those that say that the process or the installation is at fault
 import contextlib
 import errno
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
@@ -40,21 +41,33 @@ def _decode(data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
     if modality == "image":
         pixels_hwc, width, height = decode_image(data, needs.short_side_px)
         yield Medium(modality="image", field=field, size_bytes=len(data), pixels_hwc=pixels_hwc, width=width, height=height)
-    elif modality == "video" and needs.video_as != "audio" and needs.n_frames > 1:
-        yield _frames(data, field, needs)
+    elif modality == "video" and needs.video_as != "audio" and (needs.n_frames > 1 or needs.frames_always):
+        yield from _segments(data, field, needs)
     elif modality == "video" and needs.video_as != "audio":
         yield decode_video(data, field, needs.short_side_px)
     else:
         yield from decode_audio(data, field, needs, modality=modality)
 
 
-def _frames(data: bytes, field: str, needs: Needs) -> Medium:
-    """Frames of a clip, one below the other, and its sound up to the longest piece."""
+def _segments(data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
+    """The clip whole, or in segments of equal length."""
+    count = 1
+    if needs.segment_s is not None:
+        duration_s = decode_video(data, field, needs.short_side_px).duration_s or 0.0
+        count = max(1, math.ceil(duration_s / needs.segment_s - 1e-6))
+    for number in range(count):
+        yield _frames(data, field, needs, number, count)
+
+
+def _frames(data: bytes, field: str, needs: Needs, number: int, count: int) -> Medium:
+    """Frames of one of `count` equal parts of a clip, one below the other; of a whole one its sound too, up to the longest piece."""
     picture = PictureConfig(short_side_px=needs.short_side_px or MAX_JPEG_SIDE_PX)
-    config = FramesConfig(n_frames=needs.n_frames, sound=needs.sound)
-    clip = sample_frames(data, field, config, picture, WaveConfig(sample_rate_hz=needs.sample_rate_hz), jpeg=False)
+    config = FramesConfig(n_frames=needs.n_frames, sound=needs.sound and count == 1)
+    part = (number / count, (number + 1) / count)
+    clip = sample_frames(data, field, config, picture, WaveConfig(sample_rate_hz=needs.sample_rate_hz), jpeg=False, part=part)
     assert clip.frames_thwc is not None
     wave_t = None if clip.wave_t is None else clip.wave_t[: round(needs.piece_s * needs.sample_rate_hz)]
+    start_s = clip.duration_s * part[0]
     return Medium(
         modality="video",
         field=field,
@@ -64,9 +77,10 @@ def _frames(data: bytes, field: str, needs: Needs) -> Medium:
         sample_rate_hz=None if wave_t is None else needs.sample_rate_hz,
         width=clip.width,
         height=clip.height,
-        duration_s=clip.duration_s,
-        start_s=0.0,
-        times_s=clip.timestamps_s,
+        duration_s=clip.duration_s / count,
+        start_s=start_s,
+        last=number + 1 == count,
+        times_s=tuple(max(0.0, at_s - start_s) for at_s in clip.timestamps_s),
     )
 
 

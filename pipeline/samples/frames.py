@@ -97,10 +97,11 @@ def sample_frames(
     wave: WaveConfig = WaveConfig(),
     *,
     jpeg: bool = True,
+    part: tuple[float, float] = (0.0, 1.0),
 ) -> Clip:
     """Frames of the clip as `config` says, upright, each brought to size as `picture` says; as JPEGs, else as pixels.
 
-    `wave` is for the sound track.
+    `wave` is for the sound track. `part`: from where to where of its length `uniform` takes them, 0 to 1.
 
     Raises SampleError for a field that is no clip, no video stream, no frame, too many pixels, a file that was cut, a
     sound track that cannot be used where one was asked for, and whatever the codec raises.
@@ -115,7 +116,7 @@ def sample_frames(
         schedule = decoder.schedule()
         units_s = float(stream.time_base)
         frames = _Frames(config.n_frames, picture, jpeg)
-        for at, frame in decoder.frames(_wanted(schedule, units_s, config)):
+        for at, frame in decoder.frames(_wanted(schedule, units_s, config, part)):
             frames.add(at, frame)
         has_audio, first_s = bool(container.streams.audio), schedule.shown[0] * units_s
         sound_start_s = _start_s(container.streams.audio[0]) if has_audio else 0.0
@@ -150,7 +151,7 @@ def _start_s(stream: Any) -> float:
     return 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
 
 
-def _wanted(schedule: _Schedule, units_s: float, config: FramesConfig) -> list[int]:
+def _wanted(schedule: _Schedule, units_s: float, config: FramesConfig, part: tuple[float, float]) -> list[int]:
     """When the frames that are shown at the configured moments began to be shown."""
     first, length = schedule.shown[0], schedule.end - schedule.shown[0]
     step = 1.0 / (config.rate_hz * units_s)
@@ -159,7 +160,8 @@ def _wanted(schedule: _Schedule, units_s: float, config: FramesConfig) -> list[i
     if config.sampling == "rate" and count <= config.n_frames:
         moments = [first + at * step for at in range(count)]
     else:
-        moments = [first + (at + 0.5) * length / config.n_frames for at in range(config.n_frames)]
+        begin, span = first + part[0] * length, (part[1] - part[0]) * length
+        moments = [begin + (at + 0.5) * span / config.n_frames for at in range(config.n_frames)]
     return [schedule.shown[max(0, bisect.bisect_right(schedule.shown, moment + 1e-6) - 1)] for moment in moments]
 
 

@@ -43,6 +43,10 @@ class Needs:
     """Frames of a clip: 1 is its first; more are taken evenly, from the middle of equal parts."""
     sound: bool = False
     """With more frames than one: the sound track too, where there is one."""
+    segment_s: float | None = None
+    """Clips above this length are cut into segments of equal length, at most so long, each with its frames; None keeps them whole."""
+    frames_always: bool = False
+    """Frames with their times also where it is one."""
 
 
 @dataclass(frozen=True, slots=True)
