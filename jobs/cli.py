@@ -15,6 +15,7 @@ from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.merge import MergeConfig
 from jobs.prepare import PrepareConfig
+from jobs.remember import RememberConfig
 from jobs.replay import ReplayConfig
 from jobs.report import ReportConfig
 from jobs.shard import ShardConfig
@@ -115,6 +116,18 @@ def train(config: TrainConfig) -> int:
     The model lies in OUTPUT/model: nightcap caption --engine checkpoint --model OUTPUT/model.
     """
     from jobs.train import run
+
+    return run(config)
+
+
+@app.command
+def remember(config: RememberConfig) -> int:
+    """Give CHECKPOINT a memory of the pictures in PREPARED: its captions also weigh what those that look alike are called.
+
+    Nothing is trained, and texts of a picture that was never trained on become possible. For checkpoints with a frozen, pretrained
+    encoder; greedy and beam captions use it, prompts and sampling do not.
+    """
+    from jobs.remember import run
 
     return run(config)
 

@@ -19,6 +19,7 @@ from pipeline.model.folder import CONFIG, TOKENIZER, WEIGHTS, Described, describ
 from pipeline.model.generate import Generated, GenerationConfig, generate
 from pipeline.model.inputs import fit_picture, stack_pictures
 from pipeline.model.model import Precision
+from pipeline.model.neighbours import load_neighbours, recall
 from pipeline.samples.medium import Medium, Needs
 from pipeline.samples.mel import pad_waves
 
@@ -51,13 +52,16 @@ class Checkpoint:
 
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(threads_of(config))
-        loaded = load(locate(config.model, wanted=(CONFIG, TOKENIZER), download=True))
+        folder = locate(config.model, wanted=(CONFIG, TOKENIZER), download=True)
+        loaded = load(folder)
         self._config, self._tokenizer = config, loaded.tokenizer
         device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
         self._model: Any = loaded.model.to(device)
         rounded = config.dtype == "bfloat16" or (config.dtype == "auto" and device.startswith("cuda"))
         self._model.precision = Precision(encoder="bfloat16", text="bfloat16") if rounded else Precision()
         self._search = _search(config, self._prompt())
+        asked = not (config.temperature or config.prompt)
+        self._neighbours = load_neighbours(folder, self._model) if asked else None
 
     @classmethod
     def check(cls, config: EngineConfig) -> None:
@@ -133,9 +137,13 @@ class Checkpoint:
 
     def _caption(self, items: list[Item]) -> list[Caption]:
         seeds = [item.seed(self._config.seed) for item in items] if self._config.temperature else None
-        with torch.inference_mode():
-            memory = self._model.encode(media_batch(items, self._model.device))
-        found = generate(self._model, memory, self._search, seeds)
+        batch = media_batch(items, self._model.device)
+        if self._neighbours is not None and batch.pictures is not None:
+            found = recall(self._model, batch, self._neighbours, self._search)
+        else:
+            with torch.inference_mode():
+                memory = self._model.encode(batch)
+            found = generate(self._model, memory, self._search, seeds)
         return [self._said(one, None if seeds is None else seeds[at]) for at, one in enumerate(found)]
 
     def _said(self, one: Generated, seed: int | None) -> Caption:
