@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from importlib.metadata import version
+from typing import get_args, get_type_hints
 
 from cyclopts import App, CycloptsError
 from cyclopts.config import Yaml
@@ -13,7 +15,9 @@ from jobs.check import CheckConfig
 from jobs.dedup import DedupConfig
 from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
+from jobs.jobfile import Lines, Names, job_file, names_of, placed, read
 from jobs.merge import MergeConfig
+from jobs.nightly import NightlyConfig
 from jobs.prepare import PrepareConfig
 from jobs.remember import RememberConfig
 from jobs.replay import ReplayConfig
@@ -23,6 +27,8 @@ from jobs.tokenizer import TokenizerJobConfig
 from jobs.train import TrainConfig
 from pipeline.errors import NightcapError, RequestError
 
+JOB_FILES = ("nightly",)
+"""Commands whose first argument is a job's file."""
 DONE, UNFINISHED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
@@ -121,6 +127,18 @@ def train(config: TrainConfig) -> int:
 
 
 @app.command
+def nightly(config: NightlyConfig) -> int:
+    """Caption what is new or changed since the last night: nightcap nightly JOB.yaml.
+
+    JOB.yaml holds the options of nightcap caption and of this command, by their names. OUTPUT holds a folder for each recipe, and
+    one page a night in OUTPUT/nights. Exit code 0 done, 1 unfinished, 3 done but unlike the nights before.
+    """
+    from jobs.nightly import run
+
+    return run(config)
+
+
+@app.command
 def remember(config: RememberConfig) -> int:
     """Give CHECKPOINT a memory of the pictures in PREPARED: its captions also weigh what those that look alike are called.
 
@@ -186,17 +204,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `nightcap` command."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    files: dict[str, Lines] = {}
     try:
-        app.config = _config_files(tokens)
+        app.config = _config_files(tokens, files)
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except RequestError as exc:
-        errors.print(f"[bold red]nightcap:[/] {_escaped(exc)}")
+        errors.print(f"[bold red]nightcap:[/] {_escaped(placed(str(exc), files) if str(exc).startswith('--') else exc)}")
         code = WRONG
     except NightcapError as exc:
         errors.print(f"[bold red]nightcap:[/] {_escaped(exc)}")
         code = UNFINISHED
     except CycloptsError as exc:
-        errors.print(f"[bold red]nightcap:[/] {_escaped(exc)} See nightcap --help.")
+        errors.print(f"[bold red]nightcap:[/] {_escaped(placed(str(exc), files))} See nightcap --help.")
         code = WRONG
     except KeyboardInterrupt:
         errors.print("nightcap: interrupted; what was committed stays, and the same command continues from there")
@@ -204,40 +223,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code or DONE)
 
 
-def _escaped(exc: Exception) -> str:
+def _escaped(exc: Exception | str) -> str:
     from rich.markup import escape
 
     return escape(str(exc))
 
 
-def _config_files(tokens: list[str]) -> tuple[Yaml, ...]:
-    """Takes `--config FILE` out of the arguments; several may be given, the last wins."""
-    files = []
+def _config_files(tokens: list[str], lines: dict[str, Lines]) -> tuple[Yaml, ...]:
+    """Takes `--config FILE` out of the arguments; several may be given, the last wins. Fills `lines` with their keys' lines.
+
+    For the commands that are given a job as a file, that file is one more, and the first.
+    """
+    files = [tokens.pop(1)] if tokens and tokens[0] in JOB_FILES and not {"--help", "-h"} & set(tokens) and job_file(tokens) else []
     while "--config" in tokens:
         at = tokens.index("--config")
         if at + 1 >= len(tokens):
             raise RequestError("--config needs a file: --config job.yaml")
         files.append(tokens[at + 1])
         del tokens[at : at + 2]
+    names = _names(tokens[0]) if files and tokens else None
     for file in files:
-        _readable(file)
+        lines[file] = read(file, names)
     return tuple(Yaml(file, must_exist=True, use_commands_as_keys=False) for file in reversed(files))
 
 
-def _readable(file: str) -> None:
-    """One line for a configuration that is missing or no YAML mapping."""
-    from pathlib import Path
-
-    import yaml
-
+def _names(command: str) -> Names | None:
+    """The keys that the configuration of a command knows; None for what is no command."""
     try:
-        parsed = yaml.safe_load(Path(file).read_text())
-    except OSError as exc:
-        raise RequestError(f"--config {file}: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise RequestError(f"--config {file} is no YAML: {' '.join(str(exc).split())}") from exc
-    if not isinstance(parsed, dict):
-        raise RequestError(f"--config {file} holds no mapping; write lines such as 'output: captions'")
+        function = app[command].default_command
+    except KeyError:
+        return None
+    hint = next(iter(get_type_hints(function).values()), None)
+    config = next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
+    return None if config is None else names_of(config)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline.draft import TEMPORARY as TEMPORARY
+from pipeline.draft import Draft as Draft
+from pipeline.draft import local_draft, read_at
 from pipeline.errors import StoppedError
 
-TEMPORARY = ".tmp-"
-"""Part of the name of a file that is being written; whoever finds an old one may delete it."""
 SEND_BYTES = 16 << 20
 """Piece in which a large file goes to an object store; a store takes at most 10,000 of at least 5 MiB each."""
 
@@ -113,20 +114,10 @@ class _LocalReader:
         self.size = os.fstat(self._fd).st_size
 
     def read_into(self, offset: int, view: memoryview) -> int:
-        return _read_into(self._fd, offset, view)
+        return read_at(self._fd, offset, view)
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def _read_into(fd: int, offset: int, view: memoryview) -> int:
-    done = 0
-    while done < len(view):
-        count = os.preadv(fd, [view[done:]], offset + done)
-        if count == 0:
-            break
-        done += count
-    return done
 
 
 class _ArrowReader:
@@ -164,35 +155,6 @@ class BytesReader:
         self._view.release()
 
 
-class Draft:
-    """A file that nobody sees yet, while it is written. It reads back what stands in it, as a `Reader`."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self.size = 0
-        """Bytes so far."""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Appends all of it."""
-        view = memoryview(data)
-        while view:
-            count = os.write(self._fd, view)
-            self.size += count
-            view = view[count:]
-
-    def truncate(self, size: int) -> None:
-        """Takes back what was appended beyond `size` bytes."""
-        os.ftruncate(self._fd, size)
-        self.size = os.lseek(self._fd, size, os.SEEK_SET)
-
-    def read_into(self, offset: int, view: memoryview) -> int:
-        """As `Reader` does."""
-        return _read_into(self._fd, offset, view)
-
-    def close(self) -> None:
-        """Nothing: whoever created the file closes it."""
-
-
 class Folder:
     """A folder of a disk or an object store as a `Store`."""
 
@@ -208,22 +170,22 @@ class Folder:
         target = f"{self._root}/{path}"
         with _full_disk_stops(target):
             if self._filesystem is _LOCAL:
-                with _local_draft(target) as draft:
+                with local_draft(target) as draft:
                     draft.write(data)
             else:
                 with self._filesystem.open_output_stream(target) as stream:
                     stream.write(data)
 
     @contextlib.contextmanager
-    def create(self, path: str, tag: str = "") -> Iterator[Draft]:
+    def create(self, path: str, tag: str = "", *, direct: bool = False) -> Iterator[Draft]:
         """A file to write piece by piece: it appears whole when the block ends, or never if that raises; a full disk is a `StoppedError`.
 
-        `tag` stands in the temporary file's name, so that its owner can tell it. For an object store the file grows in a local
-        temporary one: a stream there cannot be given up, closing it publishes a part.
+        `tag` stands in the temporary file's name, so that its owner can tell it. `direct`: past the page cache, as `Draft` says.
+        For an object store the file grows in a local temporary one: a stream there cannot be given up, closing it publishes a part.
         """
         target = f"{self._root}/{path}"
         if self._filesystem is _LOCAL:
-            with _full_disk_stops(target), _local_draft(target, tag) as draft:
+            with _full_disk_stops(target), local_draft(target, tag, direct=direct) as draft:
                 yield draft
             return
         with _full_disk_stops(f"a copy of {target} in {tempfile.gettempdir()}"), tempfile.TemporaryFile(buffering=0) as file:
@@ -282,34 +244,6 @@ def _full_disk_stops(what: str) -> Iterator[None]:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoppedError(f"no room left while writing {what}; free some space and run the same command again") from exc
         raise
-
-
-@contextlib.contextmanager
-def _local_draft(target: str, tag: str = "") -> Iterator[Draft]:
-    folder, name = os.path.split(target)
-    temporary = f"{folder}/{TEMPORARY}{tag}{secrets.token_hex(6)}-{name[-180:]}"
-    for attempt in (0, 1):
-        os.makedirs(folder, exist_ok=True)
-        try:
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            break
-        except FileNotFoundError:  # another run removed the empty folder in between
-            if attempt:
-                raise
-    try:
-        with os.fdopen(fd, "wb", buffering=0):
-            yield Draft(fd)
-            os.fsync(fd)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _send(draft: Draft, filesystem: pafs.FileSystem, target: str) -> None:
@@ -377,6 +311,13 @@ def stat(url: str) -> Blob | None:
     if info.type != pafs.FileType.File:
         return None
     return Blob(url, info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
+
+
+def folders_in(url: str) -> list[str]:
+    """Names of the folders right below a folder, sorted; none where it is missing."""
+    filesystem, path = resolve(url)
+    found = filesystem.get_file_info(pafs.FileSelector(path.rstrip("/") or "/", allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
 
 
 def is_folder(url: str) -> bool:
