@@ -8,6 +8,7 @@ Nothing is padded: batches do that, grouped by the bucket edges of the configura
 
 import bisect
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -103,8 +104,8 @@ class Tokenizer:
         self.unk_id = ids.get("unk")
         self.mask_id = ids.get("mask")
 
-    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, dict[str, str]]]:
-        return Tokenizer, (self._data, self._roles)
+    def __reduce__(self) -> tuple[Callable[..., "Tokenizer"], tuple[bytes, tuple[tuple[str, str], ...]]]:
+        return _unpickled, (self._data, tuple(self._roles.items()))
 
     @classmethod
     def load(cls, name_or_path: str) -> "Tokenizer":
@@ -161,6 +162,12 @@ class Tokenizer:
         target.mkdir(parents=True, exist_ok=True)
         for name, data in self.files().items():
             (target / name).write_bytes(data)
+
+
+@functools.lru_cache(maxsize=2)
+def _unpickled(data: bytes, roles: tuple[tuple[str, str], ...]) -> Tokenizer:
+    """Held, since every task brings its tokenizer along, and parsing one takes as long as preparing 20 pictures."""
+    return Tokenizer(data, dict(roles))
 
 
 def _pieces(text: str) -> list[str]:
