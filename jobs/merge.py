@@ -18,11 +18,13 @@ from pipeline import storage
 from pipeline.commit import recipe as recipes
 from pipeline.commit.parts import CAPTIONS, table_path
 from pipeline.commit.plan import ShardInput, expand, inputs
+from pipeline.commit.temporary import without_temporary
 from pipeline.errors import RequestError, StoppedError
 from pipeline.reports.record import new_run_id, write_record
 from pipeline.reports.tally import Tally
+from pipeline.shards import inventory
 from pipeline.shards.listing import local_path
-from pipeline.shards.merge import DROPPED, KEPT, MERGED, RECORDS, Form, Job, Merged, merge, verify_first
+from pipeline.shards.merge import DROPPED, KEPT, MERGED, RECORDS, Form, Job, Merged, load_record, merge, verify_first
 
 RECIPE_VERSION = 1
 """Raised by hand when the same options would give other archives than before."""
@@ -83,14 +85,18 @@ def run(config: MergeConfig) -> int:
     recipe = recipes.guard(store, wanted, RECORDS)
     tally = Tally()
     stopped: StoppedError | None = None
+    run_id = new_run_id()
+    store.delete(inventory.SIZES)
     with session(config.address, verbose=config.verbose), meter(len(jobs)) as display:
         try:
-            for merged in on_ray(merge, ((job, form, store) for job in jobs)):
+            for merged in on_ray(merge, ((job, form, store, run_id) for job in jobs)):
                 _count(tally, merged)
                 display.show(tally)
         except StoppedError as exc:
             stopped = exc
-    run_id = new_run_id()
+    if stopped is None:
+        without_temporary(store, store.list(""), run_id)  # what a dead worker left
+        _write_index(store)
     outcome = {MERGED: tally.counts[MERGED], "shards": len(jobs), "stopped": str(stopped) if stopped else None}
     path = write_record(store, run_id, job="merge", results=MERGED, config=asdict(config), recipe=recipe, tally=tally, outcome=outcome)
     console.print(_table(tally, len(jobs)))
@@ -132,6 +138,14 @@ def _jobs(shards: Sequence[ShardInput], config: MergeConfig) -> list[Job]:
         version = hashlib.sha256(f"{shard.fingerprint}\0{blob.size}\0{blob.mtime_s:.6f}".encode()).hexdigest()[:16]
         jobs.append(Job(shard.url, shard.shard, shard.stem, version, f"{source.url}/{blob.path}"))
     return jobs
+
+
+def _write_index(store: storage.Folder) -> None:
+    """Index files of all archives that are there, also of those that earlier runs merged from other shards."""
+    there = {blob.path: blob.size for blob in store.list("")}
+    records = [load_record(store, path) for path in there if path.startswith(f"{RECORDS}/")]
+    merged = sorted((one for one in records if one is not None and one.path in there), key=lambda one: one.path)
+    inventory.write_inventory(store, "merged", [inventory.Archive(one.path, one.samples, there[one.path]) for one in merged])
 
 
 def _count(tally: Tally, merged: Merged) -> None:

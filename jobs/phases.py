@@ -29,7 +29,7 @@ from pipeline.shards.download import DownloadConfig
 from pipeline.shards.index import batches
 from pipeline.shards.item import Options, Piece
 from pipeline.shards.order import ShardPlan, Shuffle
-from pipeline.shards.pack import PackConfig, Packed, pack_shard, rejects_path, shard_path
+from pipeline.shards.pack import PackConfig, Packed, pack_shard, rejects_path, samples_of, shard_path
 from pipeline.shards.rejects import FOLDER as REJECTS
 from pipeline.shards.scan import FOLDER as SCANNED
 from pipeline.shards.scan import Scanned, load_receipt, scan_piece
@@ -53,6 +53,7 @@ class Phases:
     memory_bytes: int
     max_rejects: str
     tally: Tally
+    run_id: str
     samples: int = 0
     """Of the source as scanned; rejects are not among them."""
 
@@ -119,7 +120,11 @@ def _with_failed_downloads(job: Phases) -> list[str]:
 
 def _reasons(job: Phases, path: str) -> list[str]:
     """The reason of every row of a table of rejects."""
-    return [str(reason) for reason in pq.read_table(io.BytesIO(job.store.get(path)), columns=["reason"]).column(0).to_pylist()]
+    return [str(reason) for reason in _column(job, path, "reason")]
+
+
+def _column(job: Phases, path: str, name: str) -> list[Any]:
+    return list(pq.read_table(io.BytesIO(job.store.get(path)), columns=[name]).column(0).to_pylist())
 
 
 def _scan(job: Phases) -> list[Scanned]:
@@ -211,17 +216,18 @@ def _pack(job: Phases, paths: Sequence[str]) -> int:
             _count(job, Counter(_reasons(job, rejects_path(path))), [])
     left = [plan for plan in plans if shard_path(job.prefix, plan.number) not in done]
     console.print(f"{len(plans):,} archives · {len(plans) - len(left):,} done · {len(left):,} to do")
-    config = PackConfig(job.store.url, job.prefix, job.downloads)
+    config = PackConfig(job.store.url, job.prefix, job.downloads, job.max_bytes, job.run_id)
     with meter(len(left)) as display:
         for packed in on_ray(_pack_counted, [(plan, config) for plan in left]):
             job.tally.add(_as_receipt(packed))
             display.show(job.tally)
             job.over_budget(seen, final=True)
-    without_temporary(job.store, job.store.list(""))
-    inventory.write_inventory(job.store, job.prefix, _archives(job, plans))
+    without_temporary(job.store, job.store.list(""), job.run_id)
+    archives = _archives(job, plans)
+    inventory.write_inventory(job.store, job.prefix, archives)
     _delete(job, SCANNED)
     _delete(job, order.FOLDER)
-    return len(plans)
+    return len(archives)
 
 
 def _archives(job: Phases, plans: Sequence[ShardPlan]) -> list[inventory.Archive]:
@@ -231,9 +237,10 @@ def _archives(job: Phases, plans: Sequence[ShardPlan]) -> list[inventory.Archive
     for plan in plans:
         path = shard_path(job.prefix, plan.number)
         table = rejects_path(path)
-        lost = pq.read_metadata(io.BytesIO(job.store.get(table))).num_rows if table in refused else 0
-        blob = storage.stat(f"{job.store.url}/{path}")
-        found.append(inventory.Archive(path, plan.samples - lost, blob.size if blob else 0))
+        lost = [int(key) for key in _column(job, table, "key")] if table in refused else []
+        for one, samples in samples_of(job.store, plan, path, lost):
+            blob = storage.stat(f"{job.store.url}/{one}")
+            found.append(inventory.Archive(one, samples, blob.size if blob else 0))
     return found
 
 

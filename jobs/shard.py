@@ -28,7 +28,7 @@ from pipeline.shards.layouts import AUTO, Look, by_name, detect, fingerprint, lo
 from pipeline.shards.listing import local_path
 from pipeline.shards.scan import FOLDER as SCANNED
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised by hand when the same options would give other archives than before."""
 
 
@@ -46,7 +46,7 @@ class ShardConfig:
     prefix: str = "shard"
     """Archives are called PREFIX-00000.tar."""
     max_bytes: str = "1GB"
-    """Most bytes of an archive; a sample that is larger alone gets one of its own. Sizes of downloads are not known beforehand."""
+    """Most bytes of an archive; a sample that is larger alone gets one of its own. Where downloads are more, PREFIX-00000_001.tar and so on follow."""
     max_samples: int = 10_000
     """Most samples of an archive."""
     shuffle: Annotated[int, Parameter(allow_leading_hyphen=True)] = -1
@@ -131,7 +131,7 @@ def run(config: ShardConfig) -> int:
             archives = execute(phases)
         except StoppedError as exc:
             problem = exc
-    run_id = new_run_id()
+    run_id = phases.run_id
     outcome = {"archives": archives, "stopped": str(problem) if problem else None}
     path = write_record(
         phases.store, run_id, job="shard", results="written", config=asdict(config), recipe=recipe, tally=phases.tally, outcome=outcome
@@ -182,6 +182,7 @@ def prepare(config: ShardConfig) -> tuple[Phases, dict[str, object]]:
         memory_bytes=byte_count("--memory", config.memory),
         max_rejects=config.max_rejects,
         tally=Tally(),
+        run_id=new_run_id(),
     )
     return phases, recipes.guard(store, recipe, SCANNED)
 

@@ -77,6 +77,11 @@ class Merged:
     examples: dict[str, list[str]] = field(default_factory=dict)
     """A few keys of each outcome but merged."""
 
+    @property
+    def samples(self) -> int:
+        """That stand in the archive."""
+        return sum(count for what, count in self.counts.items() if not what.startswith(DROPPED))
+
 
 class Captions(list["_Row"]):
     """The rows of a table, one a sample, in order."""
@@ -128,18 +133,18 @@ def _rows(table: pa.Table, url: str) -> Captions:
     return rows
 
 
-def merge(job: Job, form: Form, target: storage.Folder) -> Merged:
-    """Writes `<stem>.tar` below the target, unless it stands there already.
+def merge(job: Job, form: Form, target: storage.Folder, tag: str = "") -> Merged:
+    """Writes `<stem>.tar` below the target, unless it stands there already. `tag` stands in the name of its temporary file.
 
     StoppedError where archive and table do not belong together, naming shard:key, and on a full disk.
     """
     path, record = f"{job.stem}.tar", f"{RECORDS}/{job.stem}.json"
-    known = _known(target, record)
+    known = load_record(target, record)
     if known is not None and known.fingerprint == job.fingerprint and target.exists(path):
         return known
     rows = read_captions(job.table, job.shard)
     outcome = _Outcome()
-    with closing(storage.open_reader(job.url)) as reader, target.create(path) as draft, TarWriter(draft) as tar:
+    with closing(storage.open_reader(job.url)) as reader, target.create(path, tag, direct=True) as draft, TarWriter(draft) as tar:
         last_key = ""
         for item in read_samples(reader, max_sample_bytes=form.max_sample_bytes):
             if isinstance(item, EndOfShard):
@@ -173,7 +178,8 @@ def verify_first(job: Job, max_sample_bytes: int) -> None:
                     raise RequestError(str(exc)) from exc
 
 
-def _known(target: storage.Folder, record: str) -> Merged | None:
+def load_record(target: storage.Folder, record: str) -> Merged | None:
+    """What an earlier run says of an archive; None where it says nothing."""
     try:
         return Merged(**json.loads(target.get(record)))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):

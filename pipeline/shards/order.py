@@ -48,7 +48,7 @@ class ShardPlan:
 def assign(store: Folder, paths: Sequence[str], *, max_bytes: int, max_samples: int) -> Iterator[ShardPlan]:
     """Archives in order, each with as many samples as both bounds allow, at least one. Reads only the column of sizes.
 
-    Sizes of what is still to be downloaded are unknown and count as nothing: there `max_samples` is the bound.
+    Sizes of what is still to be downloaded are unknown and count as nothing: there `parts` keeps to the bound.
     """
     number = first = samples = 0
     size_bytes = _END_BYTES

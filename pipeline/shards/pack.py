@@ -2,10 +2,13 @@
 
 An archive appears whole or not at all, and once it exists it is done. A sample that cannot be read or downloaded now is a
 reject and leaves its key unused, so that no other key depends on it.
+
+Downloads, whose sizes no plan knows, may be more than an archive is to hold: then further ones follow, `shard-00003_001.tar`,
+which appear before the first. They depend on what was downloaded alone.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from operator import itemgetter
@@ -16,9 +19,9 @@ from pipeline.shards.download import DownloadConfig, Downloads
 from pipeline.shards.index import ItemRow, read_rows
 from pipeline.shards.item import Bad, Place
 from pipeline.shards.order import ShardPlan
+from pipeline.shards.parts import open_parts, part_path
 from pipeline.shards.rejects import Rejects
-from pipeline.shards.write import TarWriter
-from pipeline.storage import Folder
+from pipeline.storage import Folder, open_reader
 
 KEY_DIGITS = 9
 
@@ -30,6 +33,10 @@ class PackConfig:
     output: str
     prefix: str
     downloads: DownloadConfig
+    max_bytes: int
+    """Most bytes of an archive."""
+    tag: str = ""
+    """In the names of temporary files: what a dead worker left can be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,21 @@ def shard_path(prefix: str, number: int) -> str:
     return f"{prefix}-{number:05d}.tar"
 
 
+def samples_of(store: Folder, plan: ShardPlan, path: str, lost: Sequence[int]) -> list[tuple[str, int]]:
+    """The archives of a plan that is done, with their samples; `lost`: positions of its rejects."""
+    paths, firsts = [path], [plan.first]
+    while store.exists(part_path(path, len(paths))):
+        paths.append(part_path(path, len(paths)))
+        with closing(open_reader(f"{store.url}/{paths[-1]}")) as reader:
+            key = bytearray(KEY_DIGITS)
+            reader.read_into(0, memoryview(key))
+        firsts.append(int(key))
+    ends = [*firsts[1:], plan.first + plan.samples]
+    return [
+        (one, end - first - sum(first <= position < end for position in lost)) for one, first, end in zip(paths, firsts, ends, strict=True)
+    ]
+
+
 def rejects_path(path: str) -> str:
     """Of an archive's rejects, below the output."""
     return f"{tables.FOLDER}/{path.removesuffix('.tar')}.parquet"
@@ -64,19 +86,17 @@ def pack_shard(plan: ShardPlan, config: PackConfig) -> Packed:
     path = shard_path(config.prefix, plan.number)
     with ExitStack() as stack:
         source = stack.enter_context(closing(_Source(plan, config)))
-        draft = stack.enter_context(store.create(path))
-        rejects = stack.enter_context(Rejects(store, rejects_path(path)))  # after the draft: its table appears before the archive
-        tar = stack.enter_context(TarWriter(draft))
+        parts = stack.enter_context(open_parts(store, path, config.max_bytes, config.tag))
+        rejects = stack.enter_context(Rejects(store, rejects_path(path)))  # after the archive, so that its table appears before
         for key, row, problem in source.rows():
             if problem is None:
                 try:
-                    tar.add(key, sorted(row.members, key=itemgetter(0)))
+                    parts.add(key, sorted(row.members, key=itemgetter(0)))
                     continue
                 except SampleError as error:
                     problem = error
             rejects.add(Bad(row.name, row.source, row.row, problem.reason, problem.detail, _url(row)), key)
-        size_bytes = tar.finish()
-    return Packed(path, tar.samples, size_bytes, dict(rejects.counts), rejects.examples, time.perf_counter() - started)
+    return Packed(path, parts.samples, parts.size_bytes, dict(rejects.counts), rejects.examples, time.perf_counter() - started)
 
 
 class _Source:

@@ -127,7 +127,7 @@ def _folder_items(root: str, folder: str, start: str, stop: str, options: Option
         stems.setdefault(stem, []).append(entry)
     for stem in sorted(stems):
         files = stems.pop(stem)
-        found = _plain_pair(base, folder, files) if len(files) == 2 else None
+        found: Item | Bad | None = _plain_pair(base, folder, files) if len(files) == 2 else None
         if found is None:
             found = _sample(root, base, folder, stem, files, options)
         if found is not None:

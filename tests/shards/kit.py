@@ -13,7 +13,7 @@ from pipeline.shards.download import DownloadConfig
 from pipeline.shards.item import Options
 from pipeline.shards.layouts import detect, look_at
 from pipeline.shards.order import assign
-from pipeline.shards.pack import PackConfig, pack_shard, shard_path
+from pipeline.shards.pack import PackConfig, pack_shard
 from pipeline.shards.scan import scan_piece
 from pipeline.storage import BytesReader, Folder
 
@@ -35,16 +35,16 @@ class Made:
         return sorted((row["name"], row["reason"]) for row in self.refused)
 
 
-def make(source: Path, output: Path, *, layout: str = "auto", max_samples: int = 1000, **given: Any) -> Made:
+def make(source: Path, output: Path, *, layout: str = "auto", max_samples: int = 1000, max_bytes: int = 1 << 30, **given: Any) -> Made:
     options, store = Options(**given), Folder(str(output))
     look = look_at(str(source))
     found, _ = detect(look, options, layout)
     receipts = [scan_piece(number, piece, options, store.url) for number, piece in enumerate(found.pieces(look, options))]
     made = Made(found.name)
-    config = PackConfig(store.url, "shard", DownloadConfig(concurrency=4, timeout_s=2.0, retries=1, max_bytes=1000))
-    for plan in assign(store, [receipt.path for receipt in receipts], max_bytes=1 << 30, max_samples=max_samples):
+    config = PackConfig(store.url, "shard", DownloadConfig(concurrency=4, timeout_s=1.0, retries=1, max_bytes=1000), max_bytes)
+    for plan in assign(store, [receipt.path for receipt in receipts], max_bytes=max_bytes, max_samples=max_samples):
         pack_shard(plan, config)
-        made.tars.append((output / shard_path("shard", plan.number)).read_bytes())
+    made.tars += [path.read_bytes() for path in sorted(output.glob("shard-*.tar"))]
     for tar in made.tars:
         made.samples += read(tar)
     for table in sorted((output / "rejects").glob("*.parquet")) if (output / "rejects").exists() else []:

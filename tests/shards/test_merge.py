@@ -239,9 +239,9 @@ class Fragile(storage.Folder):
         self._step()
         super().put(path, data)
 
-    def create(self, path: str) -> Any:
+    def create(self, path: str, tag: str = "", *, direct: bool = False) -> Any:
         self._step()
-        return super().create(path)
+        return super().create(path, tag, direct=direct)
 
 
 @pytest.mark.parametrize("at", [0, 1])

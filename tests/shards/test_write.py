@@ -10,7 +10,9 @@
 import io
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import webdataset
@@ -18,17 +20,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Reason, StoppedError
+from pipeline.shards import write
 from pipeline.shards.item import Place
-from pipeline.shards.write import BUFFER_BYTES, Ready, write_shard
+from pipeline.shards.write import Ready, write_shard
 from pipeline.storage import Folder
 from tests.shards.kit import read
 
+BUFFER_BYTES = 64 << 10
+"""Small, so that what reaches over it is quickly made."""
 LETTERS = st.characters(codec="utf-8", exclude_characters="./\0\n\r", exclude_categories=["Cs", "Cc"])
 PART = st.text(LETTERS, min_size=1, max_size=60)
 KEY = st.lists(PART, min_size=1, max_size=4).map("/".join).filter(lambda key: not key.startswith("__") and not key.endswith("/"))
 FIELD = st.from_regex(r"[a-z0-9]{1,5}(\.[a-z0-9]{1,5})?", fullmatch=True)
 SIZE = st.sampled_from([0, 1, 511, 512, 513, 5000, BUFFER_BYTES - 1024, BUFFER_BYTES + 1])
 SAMPLES = st.lists(st.tuples(KEY, st.dictionaries(FIELD, SIZE, min_size=1, max_size=3)), max_size=4, unique_by=lambda one: one[0])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_buffer() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "BUFFER_BYTES", BUFFER_BYTES)
+        yield
 
 
 def payload(key: str, field: str, size: int) -> bytes:
@@ -128,3 +140,30 @@ def test_a_full_disk_stops_with_a_message_and_leaves_nothing(tmp_path: Path, mon
     with pytest.raises(StoppedError, match="no room left"):
         write_shard(Folder(str(tmp_path)), "a.tar", [Ready(f"k{number}", (("jpg", b"x" * BUFFER_BYTES),)) for number in range(5)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "memory"])
+def test_archives_longer_than_the_buffer_are_whole_also_where_samples_were_taken_back(tmp_path: Path, on_disk: bool) -> None:
+    memory = Path("/dev/shm")
+    if not on_disk and not memory.is_dir():
+        pytest.skip("no file system in memory here")
+    with TemporaryDirectory(dir=None if on_disk else memory) as target:
+        long = tmp_path / "long.bin"
+        long.write_bytes(bytes(range(256)) * (BUFFER_BYTES // 256) + b"odd")
+        short = tmp_path / "short.bin"
+        short.write_bytes(bytes(BUFFER_BYTES // 2))
+        size = long.stat().st_size
+        places = [("jpg", Place(str(long), 0, size)), ("png", Place(str(long), 7, size - 7)), ("txt", bytes(BUFFER_BYTES + 100))]
+        samples = [
+            Ready("a", tuple(places)),
+            Ready("b", (("jpg", Place(str(long), 0, size)), ("png", Place(str(short), 0, size)))),
+            Ready("c", tuple(places)),
+        ]
+        written = write_shard(Folder(target), "a.tar", samples)
+        assert [lost.key for lost in written.lost] == ["b"]
+        with tarfile.open(Path(target, "a.tar")) as tar:
+            members = {member.name: reader.read() for member in tar if (reader := tar.extractfile(member)) is not None}
+    data = long.read_bytes()
+    one = {"jpg": data, "png": data[7:], "txt": bytes(BUFFER_BYTES + 100)}
+    assert members == {f"{key}.{field}": one[field] for key in ("a", "c") for field in one}
+    assert not list(tmp_path.glob(".tmp-*"))
