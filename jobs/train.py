@@ -26,6 +26,7 @@ from pipeline.training.augment import AugmentConfig
 from pipeline.training.checkpoints import FOLDER, Checkpoints, Found
 from pipeline.training.corpus import Corpus, description, held_out_once, open_corpus
 from pipeline.training.feed import feed_spec
+from pipeline.training.kept import check_kept
 from pipeline.training.progress import Ranges, count
 from pipeline.training.schedule import ScheduleConfig, share_done
 from pipeline.training.setup import LoopConfig, Setup, Standing, tokenizer_of
@@ -78,6 +79,7 @@ class TrainConfig:
         if not 0 <= self.validation_share < 1:
             raise RequestError(f"--validation-share {self.validation_share}: give a share, 0 to below 1")
         self.mix.check(self.model)
+        check_kept(self.loop.keep_features, self.model, self.mix)
 
 
 def run(config: TrainConfig) -> int:

@@ -19,6 +19,8 @@ class Pictures:
     """int64: the row of the batch that each belongs to, ascending, at most one a row."""
     pixels_nchw: torch.Tensor
     """uint8 RGB."""
+    grid_ncgg: torch.Tensor | None = None
+    """What the backbone gives for these pixels where it is known already, n x channels x cells x cells; else it is computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

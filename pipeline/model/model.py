@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pipeline.model.batch import Batch, Recordings
+from pipeline.model.batch import Batch, Pictures, Recordings
 from pipeline.model.chance import Stream, uniform
 from pipeline.model.clips import ClipEncoder
 from pipeline.model.config import ModelConfig
@@ -105,11 +105,19 @@ class MultimodalLM(nn.Module):
             blocks = self._blocks(batch, seeds_b)
         return assemble(self.null, blocks, hidden)
 
+    def grids(self, pictures: Pictures) -> torch.Tensor:
+        """n x channels x cells x cells: what the backbone gives, nothing mixed or dropped."""
+        encoder = self._part("pictures", "image")
+        with self._numbers(self.precision.encoder):
+            found: torch.Tensor = encoder.features(encoder.normalised(pictures.pixels_nchw))
+        return found
+
     def _blocks(self, batch: Batch, seeds_b: torch.Tensor | None) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         blocks = []
         if batch.pictures is not None:
             rows = batch.pictures.rows_n
-            tokens = self._part("pictures", "image")(batch.pictures.pixels_nchw, None if seeds_b is None else seeds_b[rows])
+            seeds_n = None if seeds_b is None else seeds_b[rows]
+            tokens = self._part("pictures", "image")(batch.pictures.pixels_nchw, seeds_n, batch.pictures.grid_ncgg)
             blocks.append((rows, tokens + self.kinds["image"], torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)))
         if batch.clips is not None:
             rows = batch.clips.rows_n

@@ -78,9 +78,8 @@ def remember(grids_nf: torch.Tensor, token_ids_nt: torch.Tensor, weighing: Weigh
 
 def grids_of(model: MultimodalLM, pictures: Pictures) -> torch.Tensor:
     """n x f, float32: the backbone's grid of each picture."""
-    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=model.precision.encoder == "bfloat16"):
-        grid: torch.Tensor = model.pictures.features(model.pictures.normalised(pictures.pixels_nchw))
-    return grid.float().flatten(1)
+    with torch.inference_mode():
+        return model.grids(pictures).float().flatten(1)
 
 
 def recall(model: MultimodalLM, batch: Batch, neighbours: Neighbours, config: GenerationConfig) -> list[Generated]:

@@ -62,9 +62,12 @@ class PictureEncoder(nn.Module):
                 grid = layer(grid)
                 if seeds_n is not None and self._style_mix > 0 and at < len(self.layers) // 2:
                     grid = mix_styles(grid, uniform(seeds_n, Stream.STYLE, 2 * (at + 1))[:, -2:], self._style_mix)
-        if seeds_n is not None and self._feature_dropout > 0:
-            grid = drop_channels(grid, uniform(seeds_n, Stream.FEATURES, grid.shape[1]), self._feature_dropout)
-        return grid
+        return self._dropped(grid, seeds_n)
+
+    def _dropped(self, grid_ncgg: torch.Tensor, seeds_n: torch.Tensor | None) -> torch.Tensor:
+        if seeds_n is None or self._feature_dropout == 0:
+            return grid_ncgg
+        return drop_channels(grid_ncgg, uniform(seeds_n, Stream.FEATURES, grid_ncgg.shape[1]), self._feature_dropout)
 
     def tokens(self, grid_ncgg: torch.Tensor) -> torch.Tensor:
         """Feature grid -> n x m x d, each token normalised, with its position added."""
@@ -75,8 +78,12 @@ class PictureEncoder(nn.Module):
             tokens = torch.cat([whole[:, None], tokens], dim=1)
         return tokens
 
-    def forward(self, pixels_nchw: torch.Tensor, seeds_n: torch.Tensor | None = None) -> torch.Tensor:
-        """uint8 pixels -> tokens. `seeds_n` only while training."""
+    def forward(
+        self, pixels_nchw: torch.Tensor, seeds_n: torch.Tensor | None = None, grid_ncgg: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """uint8 pixels -> tokens; pixels are not looked at where their grid is given. `seeds_n` only while training."""
+        if grid_ncgg is not None:
+            return self.tokens(self._dropped(grid_ncgg, seeds_n))
         return self.tokens(self.features(self.normalised(pixels_nchw), seeds_n))
 
 

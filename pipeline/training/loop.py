@@ -23,6 +23,7 @@ from pipeline.training.batches import Fed, collate, to_device
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.corpus import read_rows
 from pipeline.training.feed import decode_rows
+from pipeline.training.kept import KeptGrids
 from pipeline.training.metrics import MetricsLog
 from pipeline.training.progress import Marker, Progress, count, rows_of
 from pipeline.training.schedule import Spent, learning_rate_share, share_done
@@ -77,7 +78,9 @@ class Training:
             resume_optimiser(optimiser, setup.output, checkpoint)
         # Dropout alone draws from here; everything else from the seeds of samples.
         torch.manual_seed(setup.loop.seed * 1_000_003 + self.standing.spent.steps * 1_009 + world.rank)
-        self._stepper = Stepper(self.model, optimiser, setup.optimiser, setup.mix, world)
+        loop = setup.loop
+        kept = KeptGrids(self.model, loop.keep_features, loop.keep_features_mib << 20) if loop.keep_features else None
+        self._stepper = Stepper(self.model, optimiser, setup.optimiser, setup.mix, world, kept)
         self._marker = Marker(setup.corpus.names)
         self._validator: Validator | None = None
         self._log = MetricsLog(self._store, setup.run_id, tensorboard=setup.loop.tensorboard) if world.first else None

@@ -37,6 +37,11 @@ class LoopConfig:
     """Micro-batches of one step; larger stands for larger batches where memory is short."""
     precision: Wish = "auto"
     """float32, bfloat16, or auto: what a few steps at the start show to be faster, part by part."""
+    keep_features: int = 0
+    """Versions of each changed picture whose features a wholly frozen encoder keeps: later epochs use them again and cost no encoder
+    pass; more vary more. 0 computes every picture anew."""
+    keep_features_mib: int = 1024
+    """Memory of a worker for that; what does not fit is computed anew."""
     seed: int = 0
     """Of weights, order and all randomness of samples."""
     validations: int = 4
@@ -54,7 +59,15 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Raises RequestError for values out of range."""
-        for name, low in (("batch_size", 1), ("accumulate", 1), ("keep", 1), ("validations", 0), ("patience", 0), ("checkpoint_steps", 0)):
+        for name, low in (
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("keep", 1),
+            ("validations", 0),
+            ("patience", 0),
+            ("checkpoint_steps", 0),
+            ("keep_features", 0),
+        ):
             if getattr(self, name) < low:
                 raise RequestError(f"{name} is {getattr(self, name)}; give {low} or more")
         if not self.checkpoint_minutes > 0:

@@ -21,6 +21,7 @@ from pipeline.model.mix import ObjectiveMix
 from pipeline.training.augment import AugmentConfig, augment
 from pipeline.training.batches import Fed, to_device
 from pipeline.training.counts import target_counts
+from pipeline.training.kept import KeptGrids
 from pipeline.training.world import World
 
 
@@ -63,7 +64,16 @@ class Stepped:
 class Stepper:
     """Owns the wrapped model and the optimiser."""
 
-    def __init__(self, model: Any, optimiser: torch.optim.Optimizer, config: OptimiserConfig, mix: ObjectiveMix, world: World) -> None:
+    def __init__(
+        self,
+        model: Any,
+        optimiser: torch.optim.Optimizer,
+        config: OptimiserConfig,
+        mix: ObjectiveMix,
+        world: World,
+        kept: KeptGrids | None = None,
+    ) -> None:
+        self._kept = kept
         self._model, self._optimiser, self._config, self._mix, self._world = model, optimiser, config, mix, world
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         wrapped: Any = model
@@ -106,7 +116,10 @@ class Stepper:
 
     def _backward(self, fed: Fed, counts: dict[str, float], augmentation: AugmentConfig) -> dict[str, torch.Tensor]:
         batch = to_device(fed.batch, self._world.device)
-        batch = augment(batch, fed.mirror_b.to(self._world.device), augmentation)
+        if self._kept is None:
+            batch = augment(batch, fed.mirror_b.to(self._world.device), augmentation)
+        else:
+            batch = self._kept.changed(fed, batch, augmentation)
         weights = self._mix.weights()
         found = self._wrapped(batch, self._mix, train=True)
         # DDP averages gradients over workers; the sum is wanted.

@@ -131,6 +131,6 @@ def _moved(media: _Media) -> _Media:
     changes = {
         field.name: getattr(media, field.name).roll(max(1, count // 2), 0)
         for field in dataclasses.fields(media)  # type: ignore[arg-type]
-        if field.name not in ("rows_n", "sound")
+        if field.name not in ("rows_n", "sound", "grid_ncgg")
     }
     return dataclasses.replace(media, **changes)  # type: ignore[type-var]
