@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from cyclopts import Parameter
 
 from pipeline import schema
-from pipeline.captions.prompts import DEFAULT, Questions, parse
+from pipeline.captions.prompts import DEFAULT, Questions, Template, parse
 from pipeline.captions.weights import sample_seed
 from pipeline.errors import RequestError, SampleError
 from pipeline.samples.medium import Ask, Medium, Needs
@@ -242,11 +242,20 @@ def describe(config: EngineConfig) -> EngineInfo:
         found.check(config)
     needs = found.needs(config) if hasattr(found, "needs") else Needs(accepts=_accepted(config.engine, found.accepts))
     identity = found.identity(config) if hasattr(found, "identity") else {"class": config.engine, "model": config.model}
+    if not getattr(found, "asks_apart", True) and (
+        config.num_captions > 1 or len(questions_of(config)) > 1 or any(one.columns for one in questions_of(config))
+    ):
+        raise RequestError(f"engine {config.engine} takes one prompt for all samples, without columns, and makes one caption of each")
     prompts: Prompts = found.prompts(config) if hasattr(found, "prompts") else "free"
     if prompts == "none" and config.named_prompts():
         raise RequestError(f"--prompt: engine {config.engine} {f'with {config.model} ' if config.model else ''}takes none; leave it out")
     rows, micro = (_number(getattr(found, name, default), config) for name, default in (("rows_per_call", 256), ("micro_batch", 16)))
     return EngineInfo(config.engine, needs, rows, micro, identity, prompts, bool(getattr(found, "samples", False)))
+
+
+def questions_of(config: EngineConfig) -> list[Template]:
+    """The prompts, or the one that asks nothing."""
+    return [parse(name, text) for name, text in config.named_prompts().items()] or [parse(None, "")]
 
 
 def _number(value: Any, config: EngineConfig) -> int:
@@ -256,8 +265,7 @@ def _number(value: Any, config: EngineConfig) -> int:
 
 def questions(config: EngineConfig, info: EngineInfo) -> Questions:
     """What is asked of every sample."""
-    templates = [parse(name, text) for name, text in config.named_prompts().items()] or [parse(None, "")]
-    return Questions(tuple(templates), config.num_captions, info.prompts == "instruction", config.temperature, config.seed)
+    return Questions(tuple(questions_of(config)), config.num_captions, info.prompts == "instruction", config.temperature, config.seed)
 
 
 def ask_of(medium: Medium, config: EngineConfig) -> Ask:

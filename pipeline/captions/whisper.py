@@ -56,6 +56,7 @@ class Decoded(NamedTuple):
 class FasterWhisper:
     """Whisper models in CTranslate2's format: int8 on a CPU, float16 on a GPU."""
 
+    asks_apart = False
     rows_per_call = 64
     micro_batch = 16
 
