@@ -6,7 +6,7 @@ from dataclasses import is_dataclass
 from importlib.metadata import version
 from typing import get_args, get_type_hints
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Yaml
 from rich.console import Console
 
@@ -35,6 +35,7 @@ app = App(
     name="nightcap",
     version=version("nightcap"),
     version_flags=["--version"],
+    default_parameter=Parameter(consume_multiple=True),  # --take image text
     help="Captions and transcripts for archives of image, audio and video, on Ray. Every sample comes out exactly once: "
     "as a result, or in quarantine with its reason. Kill it anywhere and run the same command again.",
     help_epilogue="Every job takes --config FILE.yaml with the same names as its flags; flags win. Exit codes: 0 done, "

@@ -24,7 +24,7 @@ from pipeline.samples.group import Field
 from pipeline.samples.media import prepare_medium
 from pipeline.samples.resize import PictureConfig
 from pipeline.samples.rows import reference_texts
-from pipeline.samples.text import TextConfig, normalise_text
+from pipeline.samples.text import TextConfig, normalise_text, shows_something
 from pipeline.samples.tokens import Tokenizer, TokenizerConfig
 from pipeline.samples.wave import WaveConfig
 
@@ -161,7 +161,7 @@ class Chain:
         item: Item = row["item"]
         found, flags = reference_texts(item.fields)
         row["flags"] = flags
-        texts = [text for text in (normalise_text(text, self._config.text) for text in found) if text]
+        texts = [text for text in (normalise_text(text, self._config.text) for text in found) if shows_something(text)]
         texts = list(dict.fromkeys(texts))
         row["text"] = texts[0] if texts else None
         row["references"] = texts if len(texts) > 1 else None

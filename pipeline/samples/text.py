@@ -48,6 +48,7 @@ _INVISIBLE = re.compile(
     "\u206a-\u206f\ufeff\ufff9-\ufffc"  # deprecated format characters, byte order mark, annotations, object replacement
     "\ufdd0-\ufdef" + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000)) + "]"  # noncharacters
 )
+_SILENT = frozenset({"Cc", "Cf", "Mn", "Me"})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FLAG_OR_TAGS = re.compile("(\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f)|[\U000e0000-\U000e007f]+")
 """A flag of a region (black flag, tags, end), or tags without one."""
@@ -78,6 +79,11 @@ def normalise_text(text: str, config: TextConfig) -> str:
             text = _without_stray_tags(text)
         text = _to_form(text, config.form)
     return _space(text, config.white_space)
+
+
+def shows_something(text: str) -> bool:
+    """False for a text of white space and characters that only act on their neighbours: joiners, marks of direction, selectors."""
+    return any(not character.isspace() and unicodedata.category(character) not in _SILENT for character in text)
 
 
 def _without_stray_tags(text: str) -> str:

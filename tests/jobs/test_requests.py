@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
+from jobs.cli import app, main
 from pipeline.storage import Folder
 
 
@@ -72,3 +72,26 @@ def test_an_output_that_cannot_be_written_is_refused(here: Path, capsys: pytest.
 def test_an_output_of_another_recipe_is_refused_with_the_field(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Folder(str(here / "out")).put("recipe.json", b'{"root": "%s", "engine": "other"}' % str(here).encode())
     assert "engine" in refused(capsys, *CAPTION)
+
+
+def test_an_option_of_several_values_takes_them_all_and_no_archive_is_made_of_them() -> None:
+    arguments = [
+        "prepare",
+        "a.tar",
+        "b.tar",
+        "--take",
+        "image",
+        "text",
+        "--bucket-tokens",
+        "16",
+        "32",
+        "--scripts",
+        "Latin",
+        "Han",
+        "-o",
+        "out",
+    ]
+    _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    config = bound.arguments["config"]
+    assert config.shards == ("a.tar", "b.tar") and config.chain.take == ("image", "text")
+    assert config.chain.tokens.bucket_tokens == (16, 32) and config.chain.filters.scripts == ("Latin", "Han")

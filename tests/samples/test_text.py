@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RequestError
-from pipeline.samples.text import TextConfig, normalise_text
+from pipeline.samples.text import TextConfig, normalise_text, shows_something
 
 ALL = [
     TextConfig(form=form, entities=entities, invisible=invisible, white_space=space)
@@ -100,3 +100,9 @@ def test_a_megabyte_of_nested_entities_takes_no_minutes() -> None:
 def test_unknown_forms_are_refused() -> None:
     with pytest.raises(RequestError, match="form 'NFD'"):
         TextConfig(form="NFD")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("silent", ["", " \t", "\u200b", "\u200d \u200c", "\ufe0f", "\u200e\u200f\u2060", "\u0301"])
+def test_a_text_of_joiners_and_marks_alone_shows_nothing(silent: str) -> None:
+    assert not shows_something(normalise_text(silent, TextConfig()))
+    assert shows_something(f"{silent}貓") and shows_something(f"{silent}❤️") and shows_something(".")
