@@ -210,6 +210,8 @@ def _add(counter: Counter[str], table: pa.Table, name: str) -> None:
 
 def _spread(spreads: dict[str, Counter[float]], title: str, values: pa.ChunkedArray) -> None:
     known = spreads.setdefault(title, Counter())
+    if pa.types.is_floating(values.type):
+        values = values.filter(pc.is_finite(values))  # a model that diverged gives NaN
     for entry in values.drop_null().value_counts().to_pylist():
         if len(known) < 10_000 or entry["values"] in known:
             known[float(entry["values"])] += entry["counts"]

@@ -123,6 +123,12 @@ def test_a_prepared_folder_shows_its_own_media(output: Path, tmp_path: Path) -> 
     assert f"of {PREPARED_FIRST + 8:,} rows" in text and "tokens" in text and "Caption</dt>" not in text
 
 
+def test_values_that_are_not_finite_stand_in_no_histogram(output: Path) -> None:
+    given = [float("nan"), -1.0, float("-inf"), -2.0, None]
+    write_rows(output, "a.tar", [row(at, "a.tar", mean_logprob=value) for at, value in enumerate(given)])
+    assert "Mean log-probability of 2: half are between" in page(output)
+
+
 def test_an_archive_that_is_gone_leaves_its_reason(output: Path) -> None:
     (output.parent / "shards/a.tar").unlink()
     text = page(output)
