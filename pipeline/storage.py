@@ -22,6 +22,7 @@ from pipeline.draft import TEMPORARY as TEMPORARY
 from pipeline.draft import Draft as Draft
 from pipeline.draft import local_draft, read_at
 from pipeline.errors import StoppedError
+from pipeline.remote import ArrowSource, HttpSource, ResumingReader, explained, s3_filesystem
 
 SEND_BYTES = 16 << 20
 """Piece in which a large file goes to an object store; a store takes at most 10,000 of at least 5 MiB each."""
@@ -75,8 +76,10 @@ class Reader(Protocol):
 
 @functools.lru_cache(maxsize=64)
 def _filesystem(scheme_and_host: str) -> pafs.FileSystem:
-    scheme = scheme_and_host.split("://", 1)[0]
-    if scheme in ("s3", "gs", "gcs", "abfs", "abfss", "hdfs"):
+    scheme, host = scheme_and_host.split("://", 1)
+    if scheme == "s3":
+        return s3_filesystem(host)
+    if scheme in ("gs", "gcs", "abfs", "abfss", "hdfs"):
         return pafs.FileSystem.from_uri(scheme_and_host)[0]
     import fsspec
 
@@ -105,7 +108,9 @@ def is_local(url: str) -> bool:
 def open_reader(url: str) -> Reader:
     """Opens a file for ranged reads. FileNotFoundError, PermissionError and other OSErrors as the store gives them."""
     filesystem, path = resolve(url)
-    return _LocalReader(path) if filesystem is _LOCAL else _ArrowReader(filesystem, path)
+    if filesystem is _LOCAL:
+        return _LocalReader(path)
+    return ResumingReader(HttpSource(url) if "://" in path else ArrowSource(filesystem, path), url)
 
 
 class _LocalReader:
@@ -118,25 +123,6 @@ class _LocalReader:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-class _ArrowReader:
-    def __init__(self, filesystem: pafs.FileSystem, path: str) -> None:
-        self._file = filesystem.open_input_file(path)
-        self.size = self._file.size()
-
-    def read_into(self, offset: int, view: memoryview) -> int:
-        self._file.seek(offset)
-        done = 0
-        while done < len(view):
-            count = self._file.readinto(view[done:])
-            if not count:
-                break
-            done += count
-        return done
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class BytesReader:
@@ -243,6 +229,8 @@ def _full_disk_stops(what: str) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoppedError(f"no room left while writing {what}; free some space and run the same command again") from exc
+        if (told := explained(exc, what)) is not None:
+            raise told from exc
         raise
 
 

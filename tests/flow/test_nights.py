@@ -141,7 +141,7 @@ def test_three_nights_with_additions_a_rewritten_archive_a_recipe_change_and_a_k
 
     third = corpus.night("2026-01-03", max_tokens=9)
     assert third["version"] != second["version"] and third["recipe_changed"] == ["max_tokens: 0 -> 9"]
-    assert third["tonight"] == {"success": 140} == third["after"] and third["before"] == {}
+    assert third["tonight"] == {"success": 120} == third["after"] and third["before"] == {}
     assert (corpus.folder / "out" / second["version"] / "captions/a.parquet").exists()
 
 
@@ -183,11 +183,13 @@ def test_of_a_rewritten_archive_only_new_samples_reach_the_engine(corpus: Corpus
     assert gone["names"]["removed"] == ["a"] and gone["archives"]["done"] == 0 and corpus.seen() == []
 
 
-def test_a_budget_ends_a_night_well_and_drift_is_an_exit_code_of_its_own(corpus: Corpus) -> None:
-    for name in ("d", "e", "f", "g", "h", "i"):
+def test_a_budget_ends_a_night_well_and_drift_is_an_exit_code_of_its_own(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.run.WAVE", 2)
+    corpus.night("2026-01-01")
+    for name in ("d", "e", "f", "g"):
         corpus.put(name, [ord(name)] * 300)
-    night = corpus.night("2026-01-01", budget_samples=20, drift=DriftConfig(min_samples=10))
-    assert night["exit_code"] == 0 and night["archives"]["waiting"] > 0 and "budget of 20 samples" in night["why"]
-    night = corpus.night("2026-01-02", drift=DriftConfig(min_samples=10, after=1, length=0, speed=0, duplicates=0.3))
+    night = corpus.night("2026-01-02", budget_samples=20)
+    assert night["exit_code"] == 0 and night["archives"]["waiting"] == 2 and "budget of 20 samples" in night["why"]
+    night = corpus.night("2026-01-03", drift=DriftConfig(min_samples=10, after=2, length=0, speed=0, duplicates=0.3))
     assert (night["exit_code"], night["archives"]["waiting"]) == (DRIFTED, 0)
     assert [alarm["name"] for alarm in night["alarms"]] == ["duplicates"]
