@@ -153,7 +153,10 @@ def prepare(config: ShardConfig) -> tuple[Phases, dict[str, object]]:
         _apart(look, output)
         layout, reason = detect(look, options, config.layout)
         console.print(f"{look.root}   layout {layout.name}: {reason}")
-        pieces += layout.pieces(look, options)
+        found = list(layout.pieces(look, options))
+        if not found:
+            raise RequestError(f"{look.root} holds nothing of the layout {layout.name}, which looks for {layout.looks_for}")
+        pieces += found
         layouts.append(layout.name)
     problem = storage.writable(output)
     if problem is not None:

@@ -111,7 +111,7 @@ def field_of(column: str, extension: str, columns: Columns) -> str:
 def place_of(path: str, root: str, *, allow_outside: bool) -> Place:
     """Where a path of a manifest leads, relative ones from `root`, with its size. SampleError where it is refused or missing."""
     if not path or "\0" in path:
-        raise SampleError(Reason.BAD_ROW, "the path is empty")
+        raise SampleError(Reason.BAD_ROW, "the path is empty, or has a zero byte in it")
     if "://" in path:
         url = path
     elif storage.is_local(root):

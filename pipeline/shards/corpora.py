@@ -41,26 +41,34 @@ def coco_items(piece: Piece, options: Options) -> Iterator[Item | Bad]:
     document = _document(piece.url)
     captions: dict[Any, list[str]] = {}
     for at, annotation in enumerate(document["annotations"]):
-        if isinstance(annotation, dict) and isinstance(annotation.get("caption"), str):
-            captions.setdefault(annotation.get("image_id"), []).append(annotation["caption"])
+        image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if isinstance(image_id, int | str) and isinstance(annotation.get("caption"), str):
+            captions.setdefault(image_id, []).append(annotation["caption"])
         else:
-            yield Bad("", source, at, Reason.BAD_ROW, f"annotation {at} has no caption")
+            yield Bad("", source, at, Reason.BAD_ROW, f"annotation {at} has no caption, or no image_id that is a number or a text")
     root = dict(piece.extra)["root"] or _coco_root(piece.url, document["images"])
+    seen: set[int | str] = set()
     for at, image in enumerate(document["images"]):
-        yield _coco_item(source, at, image, captions, root, options)
+        yield _coco_item(source, at, image, captions, seen, root, options)
     for image_id, left in captions.items():
-        yield Bad(
-            str(image_id), source, None, Reason.MISSING_FILE, f"{len(left)} captions of image {image_id}, which the file does not list"
-        )
+        if image_id not in seen:
+            detail = f"{len(left)} captions of image {image_id}, which the file does not list"
+            yield Bad(str(image_id), source, None, Reason.MISSING_FILE, detail)
 
 
-def _coco_item(source: str, at: int, image: Any, captions: dict[Any, list[str]], root: str, options: Options) -> Item | Bad:
+def _coco_item(
+    source: str, at: int, image: Any, captions: dict[Any, list[str]], seen: set[int | str], root: str, options: Options
+) -> Item | Bad:
+    """One picture; its id joins those that were seen."""
     name = ""
     try:
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
-            raise SampleError(Reason.BAD_ROW, f"image {at} has no file_name or no id")
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not isinstance(image.get("id"), int | str):
+            raise SampleError(Reason.BAD_ROW, f"image {at} has no file_name, or no id that is a number or a text")
         name = image["file_name"]
-        texts = tuple(text for text in captions.pop(image["id"], []) if text.strip())
+        if image["id"] in seen:
+            raise SampleError(Reason.DUPLICATE_NAME, f"image {image['id']} occurred before; the first one is kept")
+        seen.add(image["id"])
+        texts = tuple(text for text in captions.get(image["id"], ()) if text.strip())
         if not texts and not options.keep_empty_text:
             raise SampleError(Reason.EMPTY_TEXT, "no caption; --keep-empty-text takes the picture without one")
         place = place_of(name, root, allow_outside=options.allow_outside)
@@ -188,6 +196,8 @@ def _table_items(piece: Piece, columns: Columns, options: Options) -> Iterator[I
 def kaldi_pieces(root: str, folder: str, options: Options) -> Iterator[Piece]:
     """One piece a data folder."""
     base = join(root, folder)
+    if storage.stat(join(base, "wav.scp")) is None:
+        raise RequestError(f"{base} holds no wav.scp: it is no Kaldi folder")
     if storage.stat(join(base, "segments")) is not None:
         raise RequestError(f"{base}/segments cuts recordings, and media are not cut here; write one file an utterance first")
     version = "".join(version_of(blob) for name in ("wav.scp", "text") if (blob := storage.stat(join(base, name))) is not None)
@@ -200,6 +210,8 @@ def kaldi_items(piece: Piece, options: Options) -> Iterator[Item | Bad]:
     speakers = {name: text for _, name, text in _pairs_of(join(piece.url, "utt2spk"))} if storage.stat(join(piece.url, "utt2spk")) else {}
     for number, name, path in _pairs_of(join(piece.url, "wav.scp")):
         try:
+            if not name:
+                raise SampleError(Reason.BAD_ROW, path)
             if path.endswith("|"):
                 raise SampleError(Reason.BAD_ROW, f"a command, and commands are not run: {path[:100]}")
             text = texts.get(name, "") if texts is not None else ""
@@ -214,22 +226,17 @@ def kaldi_items(piece: Piece, options: Options) -> Iterator[Item | Bad]:
 
 
 def _pairs_of(url: str) -> Iterator[tuple[int, str, str]]:
-    """(1-based line, first word, rest) of a Kaldi table."""
+    """(1-based line, first word, rest) of a Kaldi table; without a word, the rest says why the line is none."""
     with closing(storage.open_reader(url)) as reader:
         data = bytearray(reader.size)
         reader.read_into(0, memoryview(data))
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
-            name, _, rest = decode_line(bytes(line), url, number).strip().partition(" ")
+            try:
+                name, _, rest = decode_text(bytes(line)).strip().partition(" ")
+            except SampleError as error:
+                name, rest = "", error.detail
             yield number, name, rest.strip()
-
-
-def decode_line(line: bytes, url: str, number: int) -> str:
-    """The line's text. RequestError where it is not UTF-8: a table of a corpus is one document."""
-    try:
-        return decode_text(line)
-    except SampleError as error:
-        raise RequestError(f"{url}, line {number}: {error.detail}") from error
 
 
 def is_metadata(name: str) -> bool:

@@ -24,6 +24,7 @@ _MOST_FOLDERS = 200
 """Looked at on each level; a corpus of a hundred thousand folders is told by a few of them."""
 _MOST_NAMES = 20_000
 _PEEK_BYTES = 1 << 16
+_OF_FOLDERS = ("pairs", "librispeech", "kaldi")
 
 
 @dataclass(slots=True)
@@ -81,7 +82,10 @@ def by_name(name: str) -> Layout:
 
 def detect(look: Look, options: Options, wanted: str = AUTO) -> tuple[Layout, str]:
     """The layout and why. RequestError lists what was looked for."""
+    given = join(look.root, look.names[0]) if look.single else look.root
     if wanted != AUTO:
+        if look.single and wanted in _OF_FOLDERS:
+            raise RequestError(f"{given} is a file, and --layout {wanted} reads a folder")
         return by_name(wanted), "as asked"
     for layout in LAYOUTS:
         reason = layout.found(look, options)
@@ -89,7 +93,7 @@ def detect(look: Look, options: Options, wanted: str = AUTO) -> tuple[Layout, st
             return layout, reason
     looked = "; ".join(f"{layout.name}: {layout.looks_for}" for layout in LAYOUTS)
     held = ", ".join(look.names[:5]) or "no file that says anything"
-    raise RequestError(f"{look.root} is of no known layout. Looked for {looked}. Found {held}. Name one with --layout")
+    raise RequestError(f"{given} is of no known layout. Looked for {looked}. Found {held}. Name one with --layout")
 
 
 def look_at(url: str) -> Look:

@@ -137,9 +137,12 @@ def scatter(shuffle: Shuffle, number: int, path: str, first: int) -> int:
         if held_bytes >= shuffle.memory_bytes:
             first = _scatter(shuffle, store, scattered_path(number, chunk), held, first)
             held, held_bytes, chunk = [], 0, chunk + 1
+            pa.default_memory_pool().release_unused()  # Arrow keeps what it frees: 170 MiB beside 16 in use, without this
     if held:
         _scatter(shuffle, store, scattered_path(number, chunk), held, first)
         chunk += 1
+    del held
+    pa.default_memory_pool().release_unused()
     return chunk
 
 
@@ -185,6 +188,8 @@ def gather(shuffle: Shuffle, bucket: int, scattered: Sequence[str]) -> None:
         for start in range(0, len(order), rows):
             index.add_batch(_one(table.take(order[start : start + rows])))
         index.close()
+    del table
+    pa.default_memory_pool().release_unused()
 
 
 def repeated_ids(store: Folder, paths: Sequence[str], *, with_id: int, memory_bytes: int) -> dict[str, NDArray[np.int64]]:

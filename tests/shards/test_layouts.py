@@ -297,3 +297,27 @@ def test_common_voice_kaldi_and_nemo(tmp_path: Path) -> None:
         and plain(made.samples, "wav", "txt") == [(b"RIFF", b"t")]
         and [row["reason"] for row in made.refused] == ["bad_row"]
     )
+
+
+def test_rows_of_coco_and_kaldi_that_cannot_be_used_are_rejects(tmp_path: Path) -> None:
+    coco, kaldi = tmp_path / "coco", tmp_path / "kaldi"
+    coco.mkdir()
+    kaldi.mkdir()
+    (coco / "a.jpg").write_bytes(JPG)
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "a.jpg"}, {"id": [2], "file_name": "a.jpg"}]
+    annotations = [{"image_id": 1, "caption": "x"}, {"image_id": {"a": 1}, "caption": "y"}]
+    (coco / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    made = make(coco, tmp_path / "out")
+    assert [sample["txt"] for sample in made.samples] == [b"x"]
+    assert made.reasons() == [("", "bad_row"), ("", "bad_row"), ("a.jpg", "duplicate_name")]
+    (kaldi / "a.wav").write_bytes(b"RIFF")
+    (kaldi / "wav.scp").write_bytes(b"u1 a.wav\nu2 caf\xe9.wav\n")
+    (kaldi / "text").write_bytes(b"u1 hello\nu2 caf\xe9\n")
+    made = make(kaldi, tmp_path / "kaldi-out")
+    assert [sample["txt"] for sample in made.samples] == [b"hello"] and made.reasons() == [("", "bad_row")]
+
+
+def test_a_file_is_refused_where_a_folder_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path\na.jpg\n")
+    with pytest.raises(RequestError, match="a.csv is a file, and --layout pairs reads a folder"):
+        make(tmp_path / "a.csv", tmp_path / "out", layout="pairs")
