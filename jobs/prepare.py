@@ -102,9 +102,9 @@ def plan(config: PrepareConfig, *, archives: bool = True) -> Job:
     tokenizer = tokenizer_of(config.chain)
     Chain(config.chain, tokenizer)
     if archives:
-        drop = drop_options(config.drop) if config.drop else None
+        drop = drop_options(config.drop) if config.drop else {}
     else:  # a replay, which may have outlived that folder
-        drop = (recipes.known(storage.Folder(config.output)) or {}).get("drop")
+        drop = (recipes.known(storage.Folder(config.output)) or {}).get("drop", {})
     recipe = recipe_of(config, tokenizer, drop)
     planned = plan_run(config, job="prepare", tables=config.tables, recipe=recipe, plan=archives)
     if config.drop and archives:
@@ -124,7 +124,7 @@ def recipe_of(config: PrepareConfig, tokenizer: Tokenizer | None, drop: dict[str
     """What decides the rows. `drop`: what `dedup` was asked."""
     chain = asdict(replace(config.chain, filters=resolved(config.chain.filters)))
     chain["tokens"]["tokenizer"] = None if tokenizer is None else tokenizer.identity()
-    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": drop, **chain}
+    return {"job": "prepare", "recipe_version": RECIPE_VERSION, "tables": config.tables, "drop": drop or {}, **chain}
 
 
 def steps_of(job: Job) -> Steps:
