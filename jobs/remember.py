@@ -29,7 +29,7 @@ class RememberConfig:
     prepared: Annotated[str, Parameter(negative=())] = field(kw_only=False)
     """Folder that nightcap prepare wrote with the checkpoint's tokenizer; what the checkpoint was trained on, or other pictures."""
     most: int = 50_000
-    """Most pictures to remember, drawn evenly; each takes 1 KiB, and 16 KiB while this command runs."""
+    """Most pictures to remember, drawn evenly; each takes 2 KiB, and 16 KiB while this command runs."""
     weighing: Weighing = Weighing()
     """How much is given for likeness."""
 

@@ -23,7 +23,7 @@ from pipeline.model.memory import Memory
 from pipeline.model.model import MultimodalLM
 
 FILE = "neighbours.safetensors"
-DIRECTIONS, LEARNED_FROM = 512, 2_048
+DIRECTIONS, LEARNED_FROM = 1_024, 2_048
 """Numbers of a key; grids that directions are learned from: a decomposition of 2,048 x 4,032 takes 3 s."""
 POWER = 0.5
 """0 leaves the spread of directions as it is, 1 makes all alike; the middle found most on the emoji's validation half."""
@@ -35,7 +35,7 @@ _TENSORS = {"mean_f": 1, "directions_fk": 2, "keys_nk": 2, "token_ids_nt": 2}
 class Weighing:
     """How much is given for likeness."""
 
-    weight: float = 20.0
+    weight: float = 30.0
     """What a likeness of 1 is worth, in units of log-probability: 0 ranks by the model alone, 100 copies the nearest."""
     novelty: float = 0.2
     """By how much a text that no neighbour bears counts as less alike than the nearest: larger copies more, 0 trusts the model."""
