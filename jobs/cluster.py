@@ -84,6 +84,7 @@ def _quiet(verbose: bool) -> None:
     context.print_on_execution_start = verbose
     context.target_max_block_size = BLOCK_BYTES
     set_pace(context)
+    context.memory_usage_poll_interval_s = None  # every task's worker would go through its memory map each second
     context.raise_original_map_exception = True  # else it arrives without its class: a full disk would look like a bug
     context.execution_options.verbose_progress = verbose
     if not verbose:

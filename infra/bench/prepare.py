@@ -1,6 +1,6 @@
 """`prepare` in steady state against hand-written loops with the same codecs, and against what users would take instead.
 
-    python infra/bench/prepare.py pictures|steady|audio|video|others|steps|memory [tokenizer folder]
+    python infra/bench/prepare.py pictures|steady|cpu|audio|video|others|steps|memory|large [tokenizer folder]
 
 Workers of both sides are warm: the first round of each is not counted. Both write Parquet. Samples a second on all cores.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import cputime
 import loops
 from corpus import interleaved, show, write_tar
 from media import recordings, videos
@@ -108,6 +109,33 @@ def steady(folder: Path, tokenizer: str) -> None:
     print("prepare by loop: " + " ".join(f"{a / b:.3f}" for a, b in zip(figures["prepare"], figures["loop by hand"], strict=True)))
 
 
+def cpu(folder: Path, tokenizer: str) -> None:
+    """Pictures: processor time of all processes of either side, for a machine that others use as well."""
+    write_photographs(folder / "shards", 4, 500)
+    compared_cpu(folder, ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer)), loops.pictures, tokenizer)
+
+
+def compared_cpu(folder: Path, chain: ChainConfig, work: Any, tokenizer: str = "") -> None:
+    """Milliseconds a sample of the workers, and of everything beside them; turn by turn, after a round that is not counted."""
+    with session("", verbose=False), pool() as made:
+        works = {"prepare": nightcap(folder, chain), "loop by hand": by_hand(folder, made, work, tokenizer)}
+        for number in range(ROUNDS + 1):
+            found = {}
+            for name, once in works.items():
+                before, began = cputime.spent(), time.perf_counter()
+                rate = once()
+                samples = rate * (time.perf_counter() - began)
+                seconds = cputime.between(before, cputime.spent())
+                found[name] = {kind: 1000 * value / samples for kind, value in seconds.items()}
+            if number:
+                ours, loop = found["prepare"], found["loop by hand"]
+                print(
+                    f"prepare {ours['work']:.3f} ms and {ours['beside']:.3f} beside, loop {loop['work']:.3f} ms: workers "
+                    f"{loop['work'] / ours['work']:.3f}, all {loop['work'] / sum(ours.values()):.3f}",
+                    flush=True,
+                )
+
+
 def audio(folder: Path, tokenizer: str) -> None:
     """FLAC and MP3 speech at 44.1 kHz -> mono FLAC at 16 kHz."""
     for shard in range(8):
@@ -125,7 +153,7 @@ def video(folder: Path, tokenizer: str) -> None:
 
 
 def others(folder: Path, tokenizer: str) -> None:
-    """Ray's own reader with a row-wise PIL map, and webdataset's loader with the same codec."""
+    """Ray's own reader with a row-wise PIL map, webdataset's loader with the same codec, and Daft where DAFT_PYTHON names one."""
     write_photographs(folder / "shards", 8, 250)
     chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
     with session("", verbose=False):
@@ -134,6 +162,8 @@ def others(folder: Path, tokenizer: str) -> None:
             "ray.data.read_webdataset": lambda: loops.naive_ray(folder, tokenizer),
             "webdataset loader": lambda: loops.webdataset_loader(folder, tokenizer, CORES),
         }
+        if python := os.environ.get("DAFT_PYTHON"):
+            works["Daft"] = lambda: loops.daft(folder, python)
         interleaved(works, 1)
         figures = interleaved(works, 2)
     show(figures, "samples/s")

@@ -8,6 +8,7 @@ group by row group. A part's refused samples stand in a file beside it, written 
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -74,9 +75,13 @@ def write_shard(task: ShardTask, config: WriteConfig) -> Iterator[pa.Table]:
                 account.refused += done.refused
                 account.end = done.end
                 pending.append(done)
-                if groups.add(done.table) and done.end is None:
+                began = time.perf_counter()
+                filled = groups.add(done.table)
+                done.seconds["write"] = time.perf_counter() - began
+                if filled and done.end is None:
                     yield _receipt(task, pending, committed=False)
                     pending = []
+            began = time.perf_counter()
             groups.close()
             if task.span is not None:
                 store.put(_beside(part_of(task, task.span)), _account_bytes(account))
@@ -92,7 +97,7 @@ def write_shard(task: ShardTask, config: WriteConfig) -> Iterator[pa.Table]:
             redo.fulfilled(store, stem_of(task.shard), task.fingerprint)
         elif task.span is not None:
             committed = join(store, task, config)
-    yield _receipt(task, pending, committed=committed)
+    yield _receipt(task, pending, committed=committed, closing_s=time.perf_counter() - began)
 
 
 class _AlreadyThere(Exception):
@@ -193,9 +198,9 @@ def tidy(store: storage.Folder, done: Iterable[str], run_id: str) -> None:
         store.prune(folder)
 
 
-def _receipt(task: ShardTask, chunks: list[Done], *, committed: bool) -> pa.Table:
-    """One row of schema.RECEIPTS for some chunks of a shard."""
-    counts, seconds = Counter[str](), dict[str, float]()
+def _receipt(task: ShardTask, chunks: list[Done], *, committed: bool, closing_s: float = 0.0) -> pa.Table:
+    """One row of schema.RECEIPTS for some chunks of a shard. `closing_s`: what it took to end and publish the table."""
+    counts, seconds = Counter[str](), {"write": closing_s}
     audio_s, damage = 0.0, 0
     examples: list[list[Any]] = []
     seen: Counter[str] = Counter()

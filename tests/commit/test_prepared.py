@@ -5,13 +5,16 @@
 - nothing is visible before the end; a shard that someone else has finished is left alone
 - a shard in parts gives the rows and the quarantine of the whole, whoever joins, whatever was killed before
 - memory does not grow with the shard; row groups have their size; `--limit` commits nothing
+- the receipts say where the time went, writing and publishing included
 - dataset.json counts what stands there, and reads no footer twice
 """
 
 import io
 import json
 import tarfile
+import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +87,18 @@ def counts(receipts: Sequence[pa.Table]) -> dict[str, int]:
         for name, count in json.loads(row["counts"]).items():
             found[name] = found.get(name, 0) + count
     return found
+
+
+def test_the_receipts_say_where_the_time_went(here: Path) -> None:
+    began = time.perf_counter()
+    receipts = [row for block in write_shard(task(here), config(here)) for row in block.to_pylist()]
+    spent_s = time.perf_counter() - began
+    seconds: Counter[str] = Counter()
+    for row in receipts:
+        seconds.update(json.loads(row["seconds"]))
+    assert set(seconds) >= {"read", "text", "medium", "write"}
+    assert min(seconds.values()) >= 0
+    assert 0.7 * spent_s < seconds.total() <= spent_s
 
 
 def test_a_shard_becomes_one_table_and_every_sample_is_accounted_for(here: Path) -> None:
