@@ -55,6 +55,8 @@ class EvaluateConfig:
     """For a checkpoint: another prepared folder that the linear probe learns from; without it five-fold on the same samples."""
     probe_labels: str = ""
     """For a checkpoint: classes of --probe-prepared, where --labels does not name them."""
+    generate: bool = True
+    """For a checkpoint: also caption every sample (greedy), and score the captions as those of nightcap caption are."""
     retrieval_pool: int = 5000
     """For a checkpoint: samples that retrieval searches among, drawn by hash; recall falls as it grows."""
     paint: int = 64
@@ -120,6 +122,14 @@ def run(config: EvaluateConfig) -> int:
     problem = storage.writable(store.url)
     if problem is not None:
         raise RequestError(f"cannot write to {store.url}: {problem}; name another folder with --output")
+    score_tables(config, ours, theirs, given, store)
+    return 0
+
+
+def score_tables(
+    config: EvaluateConfig, ours: tables.Tables, theirs: tables.Tables | None, given: references.References | None, store: storage.Folder
+) -> None:
+    """Scores caption tables, writes scores.json and samples.parquet, prints."""
     coverage = tables.Coverage()
     passes = iter((tables.Coverage(), coverage))
     with tempfile.TemporaryDirectory(prefix="nightcap-") as folder, _mapper(config, ours) as mapper, _samples(store) as take:
@@ -130,7 +140,6 @@ def run(config: EvaluateConfig) -> int:
     store.put("scores.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False).encode())
     show(result, changed=config.changed)
     console.print(f"scores   {store.url}/scores.json   samples {store.url}/samples.parquet", soft_wrap=True)
-    return 0
 
 
 def _beside(captions: str) -> str:

@@ -45,6 +45,8 @@ class ExaminerSpec:
     class_text: str
     paint: frozenset[tuple[str, int]]
     """(shard, index) of the samples whose text is painted."""
+    generate: bool
+    """Caption every sample as well."""
     seed: int
     threads: int
     """Of torch; 0 leaves them."""
@@ -92,6 +94,8 @@ class Examiner:
         rows = [known[origin] | self._of_text(one, at) for one in seen for at, origin in enumerate(one.batch.origins)]
         if not bundle.features_only:
             _add(rows, self._probabilities(seen))
+            if self._spec.generate:
+                _add(rows, self._captions(seen))
             if self._classes is not None:
                 _add(rows, self._zero_shot(seen))
         for row in rows:
@@ -106,7 +110,7 @@ class Examiner:
             for start in range(0, table.num_rows, examine.BATCH):
                 piece = table.slice(start, examine.BATCH)
                 places = np.arange(stretch.first + start, stretch.first + start + piece.num_rows)
-                plain = piece.select(["shard", "index", "modality"]).to_pylist()
+                plain = [_facts(row) for row in piece.select(["shard", "index", "modality", "text", "references"]).to_pylist()]
                 labels = bundle.labels[at : at + len(plain)] or (None,) * len(plain)
                 at += len(plain)
                 facts = {(row["shard"], row["index"]): row | {"label": label} for row, label in zip(plain, labels, strict=True)}
@@ -148,6 +152,16 @@ class Examiner:
                 sums["logp_shuffled"] += examine.text_sums(self._model, memory, one.batch).tolist()
             done += count
         return dict(sums)
+
+    def _captions(self, seen: Sequence[examine.Seen]) -> dict[str, Sequence[Any]]:
+        """Greedy captions."""
+        found: dict[str, list[Any]] = {"caption": [], "cut": []}
+        for one in seen:
+            memory = Memory(states_bmd=one.memory.states_bmd.to(self._model.device), mask_bm=one.memory.mask_bm.to(self._model.device))
+            for said in generate(self._model, memory, GenerationConfig()):
+                found["caption"].append(" ".join(self._loaded.tokenizer.decode(said.token_ids).split()))
+                found["cut"].append(said.cut)
+        return dict(found)
 
     def _class_sums(self, memory: Any) -> np.ndarray:
         assert self._classes is not None
@@ -213,6 +227,12 @@ class Examiner:
         mask[:, 0] = False
         memory = Memory(states_bmd=states, mask_bm=mask)
         return [self._loaded.tokenizer.decode(one.token_ids) for one in generate(self._model, memory, GenerationConfig())]
+
+
+def _facts(row: dict[str, Any]) -> dict[str, Any]:
+    """Place and modality of a prepared row, and all its texts."""
+    texts = row["references"] or ([row["text"]] if row["text"] is not None else [])
+    return {"shard": row["shard"], "index": row["index"], "modality": row["modality"], "references": texts}
 
 
 def _add(rows: list[dict[str, Any]], columns: dict[str, Sequence[Any]]) -> None:

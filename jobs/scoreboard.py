@@ -95,9 +95,15 @@ def show_understanding(result: dict[str, Any]) -> None:
         table = _grid(("search", "R@1", "R@5", "R@10", "R@1, 95 %", "median rank"))
         for way, rank in (("medium_to_text", "rank_of_text"), ("text_to_medium", "rank_of_medium")):
             recalls = [found[f"{way}.recall_{k}"] for k in (1, 5, 10)]
-            table.add_row(way.replace("_", " "), *map(_share, recalls), _share_range(recalls[0]), f"{result['retrieval'][f'median_{rank}']:g}")
+            table.add_row(
+                way.replace("_", " "), *map(_share, recalls), _share_range(recalls[0]), f"{result['retrieval'][f'median_{rank}']:g}"
+            )
         console.print(f"Retrieval among {result['retrieval']['pool']:,} samples", soft_wrap=True)
         console.print(table)
+    else:
+        console.print(
+            "no retrieval: the model has no common space of media and texts (train it with --objectives contrastive)", soft_wrap=True
+        )
     if "painted.psnr" in found:
         said = " · ".join(f"{words} {found[f'painted.{name}']['value'] or 0:.2f} dB" for name, words in PAINTED.items())
         console.print(f"Pictures from text (a first form, soft by nature): {said}", soft_wrap=True)

@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 
 from jobs.bundles import Bundle, bundles_of, columns_of, labels_of, stretches_of
 from jobs.display import console
-from jobs.evaluate import EvaluateConfig
+from jobs.evaluate import EvaluateConfig, score_tables
 from jobs.examiner import Examiner, ExaminerSpec, part_path
 from jobs.scoreboard import show_understanding
-from jobs.understood import examples, measures, read_results, result_of
+from jobs.understood import Results, caption_table, examples, measures, read_results, reference_table, result_of
 from pipeline import storage
 from pipeline.captions.weights import identity
 from pipeline.commit.recipe import root_of
 from pipeline.errors import RequestError
+from pipeline.evaluation import references, tables
 from pipeline.evaluation.labels import check_seen
 from pipeline.model.folder import describe
 from pipeline.samples.tokens import Tokenizer
@@ -34,7 +35,7 @@ from pipeline.training.setup import tokenizer_of
 
 FORMAT = 2
 """Of understanding.json."""
-PARTS = "_parts"
+PARTS, CAPTIONS = "_parts", "captions/captions.parquet"
 SHOWN = 12
 """Painted pictures that understanding.json keeps, for the page."""
 
@@ -83,7 +84,20 @@ def run(config: EvaluateConfig) -> int:
     store.prune(PARTS)
     show_understanding(result)
     console.print(f"scores   {store.url}/understanding.json   samples {store.url}/understood.parquet", soft_wrap=True)
+    if config.generate:
+        _score_captions(config, test, store)
     return 0
+
+
+def _score_captions(config: EvaluateConfig, test: Results, store: storage.Folder) -> None:
+    """The model's captions, as a table that `nightcap evaluate` takes, and their scores."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(caption_table(test), sink, compression="zstd")
+    store.put(CAPTIONS, sink.getvalue().to_pybytes())
+    given = references.load(config.references) if config.references else reference_table(test, "text")
+    theirs = tables.find(config.against) if config.against else None
+    console.print(f"Captions of {test.table.num_rows:,} samples, greedy", soft_wrap=True)
+    score_tables(replace(config, workers=1), tables.find(f"{store.url}/{CAPTIONS}"), theirs, given, store)
 
 
 def _plan(config: EvaluateConfig, modalities: Sequence[str], *, paints: bool) -> _Plan:
@@ -124,7 +138,16 @@ def _fingerprint(config: EvaluateConfig, plan: _Plan) -> str:
     stretches = [
         (one.number, [(s.file.url, s.file.rows, s.first, s.last) for s in one.stretches], one.labels) for one in (*plan.test, *plan.probe)
     ]
-    decides = [FORMAT, identity(Path(config.captions)), stretches, plan.classes, config.class_text, sorted(plan.paint), config.seed]
+    decides = [
+        FORMAT,
+        identity(Path(config.captions)),
+        stretches,
+        plan.classes,
+        config.class_text,
+        sorted(plan.paint),
+        config.generate,
+        config.seed,
+    ]
     return hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:16]
 
 
@@ -136,6 +159,7 @@ def _spec(config: EvaluateConfig, plan: _Plan, output: str) -> ExaminerSpec:
         classes=plan.classes,
         class_text=config.class_text,
         paint=plan.paint,
+        generate=config.generate,
         seed=config.seed,
         threads=0,
     )

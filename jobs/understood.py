@@ -17,6 +17,7 @@ from pipeline.errors import RequestError, StoppedError
 from pipeline.evaluation import understanding
 from pipeline.evaluation.figures import Ratio, bits_of, figures, mean_of, perplexity_of
 from pipeline.evaluation.labels import rare
+from pipeline.evaluation.references import References
 
 MEDIA = ("right", "shuffled", "absent")
 PROBE_MOST = 50_000
@@ -30,13 +31,15 @@ class Results:
 
     table: pa.Table
     """schema.UNDERSTOOD, but for what is filled in here."""
+    captions: pa.Table
+    """caption, cut and references of each row."""
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     """Of the first PROBE_MOST samples, by name; without those that the model does not make."""
 
 
 def read_results(store: storage.Folder, numbers: Sequence[int]) -> Results:
     """The files of bundles. RequestError where no sample could be measured."""
-    tables, vectors, left = [], dict[str, list[np.ndarray]](), PROBE_MOST
+    tables, captions, vectors, left = [], [], dict[str, list[np.ndarray]](), PROBE_MOST
     for number in numbers:
         try:
             table = pq.read_table(pa.BufferReader(store.get(part_path(number))), schema=schema.MEASURED)
@@ -46,13 +49,14 @@ def read_results(store: storage.Folder, numbers: Sequence[int]) -> Results:
                 "understanding.json, or run the same command again"
             ) from exc
         tables.append(table.select(PLAIN))
+        captions.append(table.select(["caption", "cut", "references"]))
         taken = table.slice(0, max(0, left))
         left -= taken.num_rows
         for name in ("media", "words", "common_media", "common_texts"):
             column = taken.column(name).combine_chunks()
             if len(column) and column.null_count == 0:
                 vectors.setdefault(name, []).append(column.flatten().to_numpy().reshape(len(column), -1))
-    return Results(pa.concat_tables(tables), {name: np.concatenate(parts) for name, parts in vectors.items()})
+    return Results(pa.concat_tables(tables), pa.concat_tables(captions), {name: np.concatenate(parts) for name, parts in vectors.items()})
 
 
 def measures(test: Results, probe: Results | None, *, pool: int, seed: int) -> tuple[pa.Table, dict[str, Ratio], dict[str, Any]]:
@@ -184,6 +188,27 @@ def result_of(table: pa.Table, ratios: dict[str, Ratio], *, replicates: int, see
     for (dimension, bucket), values in list(found.items())[1:]:
         nested.setdefault(dimension, {})[bucket] = values
     return {"figures": whole, "buckets": nested}
+
+
+def caption_table(results: Results) -> pa.Table:
+    """The model's captions as a table of schema.CAPTIONS."""
+    rows = []
+    places = results.table.select(["shard", "index", "modality", "text"]).to_pylist()
+    for place, said in zip(places, results.captions.to_pylist(), strict=True):
+        status = schema.TRUNCATED if said["cut"] else schema.SUCCESS
+        reference = said["references"][0] if said["references"] else place["text"]
+        fixed = {"text": reference, "caption": said["caption"], "caption_index": 0, "status": status, "flags": []}
+        rows.append(dict.fromkeys(schema.CAPTIONS.names) | place | fixed)
+    return pa.Table.from_pylist(rows, schema.CAPTIONS)
+
+
+def reference_table(results: Results, where: str) -> References:
+    """All texts of each sample."""
+    found = References(where)
+    places = zip(results.table.column("shard").to_pylist(), results.table.column("index").to_pylist(), strict=True)
+    for place, texts in zip(places, results.captions.column("references").to_pylist(), strict=True):
+        found.by_place[place] = texts
+    return found
 
 
 def examples(table: pa.Table, most: int) -> Iterator[dict[str, Any]]:

@@ -295,6 +295,9 @@ MEASURED = pa.schema(
         *_UNDERSTOOD,
         pa.field("media", pa.list_(pa.float32())),  # mean of the medium's memory tokens
         pa.field("words", pa.list_(pa.float32())),  # mean of the word states, without any medium
+        pa.field("caption", pa.string()),  # what the model says of the medium; null where it was not asked
+        pa.field("cut", pa.bool_()),  # the caption ends at the token limit
+        pa.field("references", pa.list_(pa.string())),  # texts as they were prepared
         pa.field("common_media", pa.list_(pa.float32())),  # of length 1; null for models without a common space
         pa.field("common_texts", pa.list_(pa.float32())),
     ]

@@ -8,6 +8,7 @@
 - each wrong request is one line.
 """
 
+import io
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from webdataset import TarWriter
 
 from jobs.bundles import labels_of, stretches_of
@@ -28,12 +30,15 @@ from jobs.examiner import READINGS, Examiner
 from jobs.report import ReportConfig
 from jobs.report import run as report
 from pipeline import schema
+from pipeline.captions.checkpoint import Checkpoint
+from pipeline.captions.engine import EngineConfig
 from pipeline.errors import RequestError, StoppedError
 from pipeline.evaluation import painting
 from pipeline.model.build import build
 from pipeline.model.folder import load, save_checkpoint_folder
 from pipeline.model.hide import patches_of
 from pipeline.model.mix import ObjectiveMix
+from pipeline.samples.medium import Medium
 from pipeline.training.batches import collate
 from pipeline.training.corpus import open_corpus, read_rows
 from pipeline.training.feed import decode_rows, feed_spec
@@ -79,7 +84,7 @@ def place(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(place: Path, **options: Any) -> dict[str, Any]:
-    given = {"prepared": str(place / "prepared"), "replicates": 20, "workers": 1, "paint": 0} | options
+    given = {"prepared": str(place / "prepared"), "replicates": 20, "workers": 1, "paint": 0, "generate": False} | options
     assert run(EvaluateConfig(str(place / "model"), **given)) == 0
     found: dict[str, Any] = json.loads((place / "model/evaluation/understanding.json").read_text())
     return found
@@ -189,6 +194,22 @@ def test_labels_come_from_a_table_a_column_and_from_archives(place: Path, tmp_pa
     assert labels_of(stretches, "json:colour", str(tmp_path))[0] == wanted
 
 
+def test_its_captions_are_scored_as_those_of_a_run_are(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(place, generate=True, limit=12)
+    folder = place / "model/evaluation"
+    scores = json.loads((folder / "scores.json").read_text())
+    table = pq.read_table(folder / "captions/captions.parquet")
+    assert table.schema.equals(schema.CAPTIONS) and table.num_rows == scores["coverage"]["samples_scored"] == 12
+    engine = Checkpoint(EngineConfig(engine="checkpoint", model=str(place / "model"), device="cpu"))
+    rows = {(row["shard"], row["index"]): row for row in pq.read_table(place / "prepared/prepared").to_pylist()}
+    for row in table.to_pylist()[:4]:
+        pixels = np.array(Image.open(io.BytesIO(rows[row["shard"], row["index"]]["image"])))
+        (said,) = engine(engine.collate([Medium("image", "jpg", 1000, pixels_hwc=pixels)]))
+        assert said.text == row["caption"] and row["text"] == rows[row["shard"], row["index"]]["text"]
+    assert "Captions of 12 samples, greedy" in capsys.readouterr().out
+    assert run(EvaluateConfig(str(folder), against=str(folder), output=str(tmp_path), replicates=5)) == 0
+
+
 def test_pictures_are_made_from_texts(place: Path) -> None:
     model = load(place / "model").model.eval()
     batch = batch_of(place / "prepared", model)
@@ -286,4 +307,4 @@ def test_a_model_that_diverged_is_told(place: Path, tmp_path: Path) -> None:
         loaded.model.pictures.project.weight.fill_(math.nan)
     save_checkpoint_folder(loaded.model, loaded.tokenizer, tmp_path / "model")
     with pytest.raises(RequestError, match="damaged or diverged; evaluate an earlier checkpoint"):
-        run(EvaluateConfig(str(tmp_path / "model"), prepared=str(place / "prepared"), workers=1, paint=0))
+        run(EvaluateConfig(str(tmp_path / "model"), prepared=str(place / "prepared"), workers=1, paint=0, generate=False))
