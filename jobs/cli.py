@@ -165,6 +165,9 @@ def evaluate(config: EvaluateConfig) -> int:
 
     CAPTIONS is the output folder of nightcap caption. Several captions or references a sample are taken as they are; rows
     without a reference are counted and left out. --against compares two runs sample by sample.
+
+    Or a checkpoint of nightcap train, with --prepared: its captions are scored; perplexity with the right, another's and no
+    medium, retrieval, and with --labels classification by probe and zero-shot. A crash costs the bundles in flight.
     """
     from jobs.evaluate import run
 
