@@ -61,7 +61,7 @@ class Endpoint:
     @staticmethod
     def micro_batch(config: EngineConfig) -> int:
         """The whole block: how many are asked for at a time is decided here, not by the stage."""
-        return 1 << 20
+        return Endpoint.rows_per_call(config)
 
     @classmethod
     def prompts(cls, config: EngineConfig) -> str:

