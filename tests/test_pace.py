@@ -6,7 +6,7 @@
 
 import inspect
 
-from pipeline.pace import Pace, set_pace
+from pipeline.pace import AheadPace, Pace, set_pace
 
 
 def test_it_is_set_once_and_has_every_method_of_rays_hook() -> None:
@@ -17,6 +17,9 @@ def test_it_is_set_once_and_has_every_method_of_rays_hook() -> None:
     set_pace(context)
     set_pace(context)
     assert context.custom_execution_callback_classes.count(Pace) == 1
+    context.custom_execution_callback_classes.append(dict)
+    set_pace(context, AheadPace)
+    assert context.custom_execution_callback_classes[-2:] == [dict, AheadPace], "one pause at a time, and nobody else's hook is lost"
     wanted = {name: inspect.signature(method) for name, method in vars(ExecutionCallback).items() if not name.startswith("_")}
     assert wanted
     for name, signature in wanted.items():

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("reader", "decode", "planning", "engine", "check", "memory", "shard", "large", "whisper")
+BENCHES = ("reader", "decode", "planning", "engine", "check", "memory", "shard", "large", "whisper", "train")
 
 
 def main() -> int:

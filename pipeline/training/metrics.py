@@ -1,10 +1,13 @@
-"""`runs/<id>/metrics.jsonl`: what happened when, a JSON object a line, for plots and for the display of the driver.
+"""`runs/<id>/metrics.jsonl`: what happened when, a JSON object a line by `kind`, for plots, pages and the driver's display.
 
-    {"kind": "step", "step": 120, "samples": 3840, "epoch": 2.6, "done": 0.31, "loss": {"causal": 1.9}, "learning_rate": 0.0008,
-     "samples_per_s": 291.0, "waiting": 0.01, "eta_s": 124.0, ...}
-    {"kind": "validation", "step": 120, "loss": {...}, "perplexity": {"right": 3.5, "shuffled": 38.0, "absent": 12.0}, "captions": [...]}
+    start       step, precision {encoder, text}, trial_s {encoder, text: {float32, bfloat16}}, origins [lines]; once a worker group
+    step        step, samples, epoch, done 0..1, seconds (of training so far), loss {objective}, learning_rate, gradient (longest
+                before clipping), samples_per_s, steps_per_s, waiting 0..1 (for data), eta_s or null; every few seconds, of these seconds
+    validation  step, done, samples, loss {objective}, perplexity {right, shuffled, absent}, best (so far), seconds,
+                captions [{shard, index, reference, caption}]
 
-On a disk lines are appended; an object store gets the whole file again, at most every `STORE_EVERY_S`.
+After a crash `step` may go back to the checkpoint. On a disk lines are appended; an object store gets the whole file again, at
+most every `STORE_EVERY_S`.
 """
 
 import json

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ray.data import DataContext, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 
-from pipeline.pace import set_pace
+from pipeline.pace import AheadPace, set_pace
 from pipeline.storage import Folder
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.corpus import Corpus
@@ -110,7 +110,7 @@ def training_data(feed: FeedPlan, keep: int, concurrency: int | None) -> Callabl
         write_begin(store, feed.run_id, Begin(None if found is None else found.name, progress))
         context = DataContext.get_current()
         context.target_max_block_size = BLOCK_BYTES
-        set_pace(context)
+        set_pace(context, AheadPace)
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         return read_datasource(FeedSource(feed), override_num_blocks=1, concurrency=concurrency)
