@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import daft
+from daft.functions import decode_image, download, encode_image, resize
 
 WIDTH, HEIGHT = 341, 256
 
@@ -33,7 +34,7 @@ def unpack(archives: Path, target: Path) -> int:
 def prepare(pictures: Path, output: str) -> None:
     """One pass of Daft's native runner."""
     rows = daft.from_glob_path(f"{pictures}/*.jpg")
-    image = daft.col("path").url.download().image.decode(mode="RGB").image.resize(WIDTH, HEIGHT).image.encode("jpeg")
+    image = encode_image(resize(decode_image(download(daft.col("path")), mode="RGB"), WIDTH, HEIGHT), "jpeg")
     rows.select("path", image.alias("image")).write_parquet(output)
 
 

@@ -5,7 +5,6 @@
 Workers of both sides are warm: the first round of each is not counted. Both write Parquet. Samples a second on all cores.
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -21,8 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cputime
 import loops
-from corpus import interleaved, show, write_tar
+from corpus import interleaved, show, write_pictures, write_tar
 from media import recordings, videos
+from peaks import peaks
 from photographs import write_photographs
 
 from jobs import prepare
@@ -205,14 +205,25 @@ def steps(folder: Path, tokenizer: str) -> None:
 
 
 def memory(folder: Path, tokenizer: str) -> None:
-    """Peak memory of the largest worker and of the driver, with one and with ten times the archives."""
-    from peaks import peaks
+    """Peak memory of the largest worker and of the driver, with some and with ten times the archives."""
+    grown(folder, tokenizer, {"4 archives of 1,000": (4, 1_000), "40 archives of 1,000": (40, 1_000)})
 
-    for shards in (2, 20):
-        write_photographs(folder / str(shards) / "shards", shards, 300, distinct=64)
-        job = folder / str(shards)
-        command = ["prepare", str(job / "shards"), "-o", str(job / "out"), "--tokenizer", tokenizer]
-        print(f"{shards} archives: {json.dumps(peaks(command))}")
+
+def large(folder: Path, tokenizer: str) -> None:
+    """The same with one archive and with one ten times as large; the first one fills a row group already."""
+    grown(folder, tokenizer, {"1 archive of 4,000": (1, 4_000), "1 archive of 40,000": (1, 40_000)})
+
+
+def grown(folder: Path, tokenizer: str, sizes: dict[str, tuple[int, int]]) -> None:
+    """Peaks in MiB for both (archives, samples an archive), and their ratio. Small pictures, which keep their bytes."""
+    found = []
+    for name, (shards, samples) in sizes.items():
+        job = folder / str(shards * samples)
+        write_pictures(job / "shards", shards, samples, 128)
+        command = ["prepare", str(job / "shards"), "-o", str(job / "out"), *(["--tokenizer", tokenizer] if tokenizer else [])]
+        found.append(peaks(command))
+        print(f"{name}: " + ", ".join(f"{what} {value:.0f}" for what, value in found[-1].items()), flush=True)
+    print("ratio: " + ", ".join(f"{what} {found[1][what] / found[0][what]:.3f}" for what in found[0]))
 
 
 def main() -> None:
