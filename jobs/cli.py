@@ -23,6 +23,7 @@ from jobs.remember import RememberConfig
 from jobs.replay import ReplayConfig
 from jobs.report import ReportConfig
 from jobs.shard import ShardConfig
+from jobs.submit import SubmitConfig
 from jobs.tokenizer import TokenizerJobConfig
 from jobs.train import TrainConfig
 from pipeline.errors import NightcapError, RequestError
@@ -147,6 +148,18 @@ def remember(config: RememberConfig) -> int:
     encoder; greedy and beam captions use it, prompts and sampling do not.
     """
     from jobs.remember import run
+
+    return run(config)
+
+
+@app.command
+def submit(config: SubmitConfig) -> int:
+    """Run a night on a Ray cluster: nightcap submit JOB.yaml --address http://head:8265.
+
+    The same night is submitted once; the same command follows it again, and submits it again only after it failed. The exit code is
+    the night's own. --status, --logs and --stop speak of the night's latest submission.
+    """
+    from jobs.submit import run
 
     return run(config)
 
