@@ -1,4 +1,4 @@
-"""Moving emoji: clips whose texts say which way something moves: `moving_emoji.py [minutes] [samples]`. Wants the demo's packages.
+"""Moving emoji: clips whose texts say which way something moves: `moving_emoji.py [minutes] [samples] [folder that keeps the data]`. Wants the demo's packages.
 
 An emoji drifts over a plain ground and comes back in on the other side, so that every place is as likely in every frame, whatever
 the direction: no single frame shows it. Trained on one artist's pictures, tested on another's of the same names. Printed: how many
@@ -7,7 +7,6 @@ directions are right, how many names; and the directions again for the same clip
 
 import random
 import sys
-import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from whole_way import taught
+from whole_way import kept, prepared, taught
 
 from jobs import emoji
 from jobs.lesson import backbone_weights
@@ -27,6 +26,7 @@ SPEEDS_PX = (8, 20)
 """A frame: below half the side, above which a movement looks like one the other way."""
 NAMES = 60
 TEST_SAMPLES = 240
+PARTS = ("new-artist", "backwards")
 TRAIN = (
     "--backbone", "efficientnet-lite0", "--backbone-stride", "16", "--input-px", str(SIDE_PX), "--frozen-share", "1",
     "--text-model", "tiny", "--max-tokens", "12", "--max-frames", str(FRAMES), "--learning-rate", "1e-3", "--epochs", "0",
@@ -76,33 +76,35 @@ def shares(rows: list[dict[str, Any]]) -> tuple[float, float]:
     return sum(directions) / len(rows), sum(names) / len(rows)
 
 
-def main(minutes: float, samples: int) -> None:
+def main(minutes: float, samples: int, where: str) -> None:
     """Builds, teaches, prints."""
     parts = emoji.parts()
     other = {picture.name: picture for picture in parts.new_artist_validation}
     names = sorted(name for name in other if len(name.split()) == 1)[:NAMES]
     trained = [picture for picture in parts.train if picture.name in names]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write(folder / "train", trained, samples, 0)
-        write(folder / "new-artist", [other[name] for name in names], TEST_SAMPLES, 1)
-        write(folder / "backwards", [other[name] for name in names], TEST_SAMPLES, 1, backwards=True)
-        prepare = ("--frames.n-frames", str(FRAMES), "--picture.short-side-px", str(SIDE_PX))
+    with kept(where) as (folder, fresh):
+        if fresh:
+            write(folder / "train", trained, samples, 0)
+            write(folder / "new-artist", [other[name] for name in names], TEST_SAMPLES, 1)
+            write(folder / "backwards", [other[name] for name in names], TEST_SAMPLES, 1, backwards=True)
+            prepared(folder, "video", "--frames.n-frames", str(FRAMES), "--picture.short-side-px", str(SIDE_PX), test=PARTS)
+        if not minutes:
+            return
         train = (*TRAIN, "--backbone-weights", backbone_weights(), "--max-minutes", str(minutes))
-        found = taught(folder, "video", prepare, train, test=("new-artist", "backwards"))
+        found = taught(folder, "video", *train, test=PARTS)
     for row in found["new-artist"][:8]:
         print(f"  {row['text']} -> {row['caption']}")
     right, named = shares(found["new-artist"])
     print(f"another artist: direction {right:.3f}, name {named:.3f} of {TEST_SAMPLES}; guessing gets {1 / len(STEPS):.3f}, {1 / NAMES:.3f}")
-    turned = [row | {"text": row["text"].replace(*pair, 1)} for row in found["backwards"] for pair in _turned(row["text"])]
+    turned = [row | {"text": row["text"].replace(*_turned(row["text"]), 1)} for row in found["backwards"]]
     print(f"backwards: the other direction {shares(turned)[0]:.3f}")
 
 
-def _turned(text: str) -> list[tuple[str, str]]:
-    opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
+def _turned(text: str) -> tuple[str, str]:
     said = text.split(" ", 1)[0]
-    return [(said, opposite[said])]
+    return said, {"left": "right", "right": "left", "up": "down", "down": "up"}[said]
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 3.0, int(sys.argv[2]) if len(sys.argv) > 2 else 3000)
+    given = dict(enumerate(sys.argv))
+    main(float(given.get(1, 3.0)), int(given.get(2, 3000)), given.get(3, ""))

@@ -1,4 +1,4 @@
-"""Spoken digits, learnt from nothing: `speech_digits.py [minutes] [samples]`. Wants espeak-ng (Debian: apt-get install espeak-ng).
+"""Spoken digits, learnt from nothing: `speech_digits.py [minutes] [samples] [folder that keeps the data]`. Wants espeak-ng (Debian: apt-get install espeak-ng).
 
 One to five digits a recording, by espeak-ng in five accents, twelve voices, many speeds and pitches. Tested on an accent and a voice
 that were never trained, on sequences that were never trained; and on new sequences by the trained voices. Digit error rate: substituted,
@@ -8,18 +8,18 @@ left out and added digits over digits of the reference.
 import random
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jiwer
-from whole_way import taught
+from whole_way import kept, prepared, taught
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS, NEW_ACCENT = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-gbclan"), "en-gb-x-rp"
 VOICES, NEW_VOICE = ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f3", "Andy", "Alex", "linda", "steph"), "f4"
 TEST_SAMPLES = 200
+PARTS = ("new-voice", "new-words")
 TRAIN = (
     "--text-model", "tiny", "--max-tokens", "8", "--recording-layers", "3", "--recording-width", "192", "--n-mels", "40",
     "--max-recording-s", "4", "--learning-rate", "1.5e-3", "--epochs", "0", "--validations", "2", "--validation-samples", "96",
@@ -53,14 +53,15 @@ def error_rate(rows: list[dict[str, Any]]) -> float:
     return float(jiwer.wer([row["text"] for row in rows], [row["caption"] or "" for row in rows]))
 
 
-def main(minutes: float, samples: int) -> None:
+def main(minutes: float, samples: int, where: str) -> None:
     """Builds, teaches, prints."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        known = write(folder / "train", samples, 0, ACCENTS, VOICES, set())
-        write(folder / "new-voice", TEST_SAMPLES, 1, (NEW_ACCENT,), (NEW_VOICE,), known)
-        write(folder / "new-words", TEST_SAMPLES, 2, ACCENTS, VOICES, known)
-        found = taught(folder, "audio", (), (*TRAIN, "--max-minutes", str(minutes)), test=("new-voice", "new-words"))
+    with kept(where) as (folder, fresh):
+        if fresh:
+            known = write(folder / "train", samples, 0, ACCENTS, VOICES, set())
+            write(folder / "new-voice", TEST_SAMPLES, 1, (NEW_ACCENT,), (NEW_VOICE,), known)
+            write(folder / "new-words", TEST_SAMPLES, 2, ACCENTS, VOICES, known)
+            prepared(folder, "audio", test=PARTS)
+        found = taught(folder, "audio", *TRAIN, "--max-minutes", str(minutes), test=PARTS) if minutes else {}
     for part, rows in found.items():
         for row in rows[:5]:
             print(f"  {row['text']} -> {row['caption']}")
@@ -68,4 +69,5 @@ def main(minutes: float, samples: int) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 3.0, int(sys.argv[2]) if len(sys.argv) > 2 else 3000)
+    given = dict(enumerate(sys.argv))
+    main(float(given.get(1, 3.0)), int(given.get(2, 3000)), given.get(3, ""))

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,21 +87,24 @@ def write_prepared(folder: Path, samples: int, px: int, shard_samples: int = 100
         pq.write_table(pa.Table.from_pylist(rows, schema=schema.PREPARED), path, row_group_size=500)
 
 
-def _cpu_s(driver: int) -> float:
-    """CPU seconds of the driver and everything below it: all of Ray."""
+def _cpu_s(driver: int) -> Counter[str]:
+    """CPU seconds of the driver and everything below it, which is all of Ray, by the name of the process."""
     root = psutil.Process(driver)
-    total = 0.0
+    found: Counter[str] = Counter()
     for process in (root, *root.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:2])
-    return total
+            called = "driver" if process.pid == driver else process.name()
+            found["idle" if "IDLE" in called else called] += sum(process.cpu_times()[:2])  # type: ignore[assignment]
+    return found
 
 
-def _timed(name: str, steps: Callable[[], Any], driver: int, count: int) -> dict[str, float]:
+def _timed(name: str, steps: Callable[[], Any], driver: int, count: int) -> dict[str, Any]:
     """Wall and CPU seconds a step."""
-    began, spent = time.perf_counter(), _cpu_s(driver)
+    began, before = time.perf_counter(), _cpu_s(driver)
     steps()
-    return {name: (time.perf_counter() - began) / count, f"{name}_cpu": (_cpu_s(driver) - spent) / count}
+    wall, after = time.perf_counter() - began, _cpu_s(driver)
+    spent = {called: (after[called] - before[called]) / count for called in after}
+    return {name: wall / count, f"{name}_cpu": sum(spent.values()), f"{name}_by": spent}
 
 
 def measured_work(config: dict[str, Any]) -> None:
@@ -146,6 +150,9 @@ def shown(path: Path) -> Iterator[None]:
                 found = json.loads(line)
                 times = ", ".join(f"{name} {1000 * found[name]:.1f} ({1000 * found[f'{name}_cpu']:.1f} CPU)" for name in ("feed", "memory"))
                 print(f"  ms a step: {times}; ratio {_ratio(found):.3f}, of CPU time {_ratio(found, '_cpu'):.3f}", flush=True)
+                more = {called: 1000 * (spent - found["memory_by"].get(called, 0.0)) for called, spent in found["feed_by"].items()}
+                most = sorted(more.items(), key=lambda pair: -abs(pair[1]))[:6]
+                print(f"    more CPU ms a step when fed: {', '.join(f'{called} {ms:.1f}' for called, ms in most)}", flush=True)
             seen = len(lines)
 
     thread = threading.Thread(target=watch, daemon=True)
