@@ -2,11 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from pipeline.errors import NightcapError, StoppedError
 
+GIVE_UP_S = 10.0
+"""Seconds that interrupted tasks have to end."""
 AHEAD_PER_CPU = 2
 """Tasks in flight a CPU: enough that none waits, few enough that results waiting for their turn stay small."""
 
@@ -29,6 +32,20 @@ def on_ray(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -
             waiting.extend(task.remote(*given) for given in islice(source, 1))
     except (RayTaskError, RayError) as exc:
         raise _told(exc) from exc
+    finally:
+        _give_up(list(waiting))
+
+
+def _give_up(tasks: list[Any]) -> None:
+    """Interrupts what is under way and lets it clean up: a worker that is killed later leaves its temporary files."""
+    import ray
+    from ray.exceptions import RayError
+
+    with suppress(RayError):
+        for task in tasks:
+            ray.cancel(task)
+        if tasks:
+            ray.wait(tasks, num_returns=len(tasks), timeout=GIVE_UP_S)
 
 
 def over_actors(kind: type, given: tuple[Any, ...], method: str, items: Sequence[Any], *, workers: int, gpus: int) -> Iterator[Any]:
