@@ -1,6 +1,6 @@
 """`prepare` in steady state against hand-written loops with the same codecs, and against what users would take instead.
 
-    python infra/bench/prepare.py pictures|steady|cpu|audio|video|others|steps|memory|large [tokenizer folder]
+    python infra/bench/prepare.py pictures|steady|cpu|audio|video|others|steps|audio_core|video_core|memory|large [tokenizer folder]
 
 Workers of both sides are warm: the first round of each is not counted. Both write Parquet. Samples a second on all cores.
 """
@@ -111,7 +111,7 @@ def steady(folder: Path, tokenizer: str) -> None:
 
 def cpu(folder: Path, tokenizer: str) -> None:
     """Pictures: processor time of all processes of either side, for a machine that others use as well."""
-    write_photographs(folder / "shards", 4, 500)
+    write_photographs(folder / "shards", 2, 500)
     compared_cpu(folder, ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer)), loops.pictures, tokenizer)
 
 
@@ -154,7 +154,7 @@ def video(folder: Path, tokenizer: str) -> None:
 
 def others(folder: Path, tokenizer: str) -> None:
     """Ray's own reader with a row-wise PIL map, webdataset's loader with the same codec, and Daft where DAFT_PYTHON names one."""
-    write_photographs(folder / "shards", 8, 250)
+    write_photographs(folder / "shards", 4, 250)
     chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
     with session("", verbose=False):
         works = {
@@ -172,7 +172,37 @@ def others(folder: Path, tokenizer: str) -> None:
 
 
 def steps(folder: Path, tokenizer: str) -> None:
-    """CPU time of one core by step, on one shard, without Ray; and of the codecs alone."""
+    """Pictures of one shard, without Ray: the codecs alone as well."""
+    write_photographs(folder / "shards", 1, 500)
+    path = str(folder / "shards/00000.tar")
+    more = {"codecs alone, CPU time": lambda: loops.codecs(path)}
+    one_core(folder, path, 500, ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer)), loops.pictures, tokenizer, more)
+
+
+def audio_core(folder: Path, tokenizer: str) -> None:
+    """FLAC and MP3 speech, without Ray."""
+    path = folder / "0.tar"
+    write_tar(path, [(f"{at:04d}.{name}", data) for at, (name, data) in enumerate(recordings(30, 0))])
+    one_core(folder, str(path), 30, ChainConfig(), loops.audio)
+
+
+def video_core(folder: Path, tokenizer: str) -> None:
+    """H.264 clips, without Ray."""
+    path, clips = folder / "0.tar", videos(4)
+    write_tar(path, [(f"{at:04d}.mp4", clips[at % len(clips)]) for at in range(8)])
+    one_core(folder, str(path), 8, ChainConfig(frames=FramesConfig(n_frames=8)), loops.video)
+
+
+def one_core(
+    folder: Path,
+    path: str,
+    samples: int,
+    chain: ChainConfig,
+    work: Any,
+    tokenizer: str = "",
+    more: dict[str, Callable[[], float]] | None = None,
+) -> None:
+    """CPU time of one core, ours and the loop's, on one archive without Ray."""
     from pipeline.commit.prepared import WriteConfig, write_shard
     from pipeline.samples.chunks import ShardTask
     from pipeline.samples.guard import Limits
@@ -180,28 +210,26 @@ def steps(folder: Path, tokenizer: str) -> None:
     from pipeline.samples.tokens import Tokenizer
 
     loops.one_thread()
-    write_photographs(folder / "shards", 1, 500)
-    chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
-    output = str(folder / "out")
-    preparation = Preparation(
-        chain=chain, tokenizer=Tokenizer.load(tokenizer), limits=Limits(300.0, 4 << 30), output=output, run_id="bench"
-    )
+    output, held = str(folder / "out"), Tokenizer.load(tokenizer) if tokenizer else None
+    preparation = Preparation(chain=chain, tokenizer=held, limits=Limits(300.0, 4 << 30), output=output, run_id="bench")
     config = WriteConfig(prepare=preparation, output=output, fetch=lambda *_: [], metadata={})
-    path = str(folder / "shards/00000.tar")
 
     def ours() -> float:
         began = time.process_time()
         list(write_shard(ShardTask(path, f"{time.time_ns()}.tar", "f"), config))
-        return 500 / (time.process_time() - began)
+        return samples / (time.process_time() - began)
 
     def bare() -> float:
         began = time.process_time()
-        loops.pictures((path, str(folder / "bare.parquet"), tokenizer))
-        return 500 / (time.process_time() - began)
+        work((path, str(folder / "bare.parquet"), tokenizer))
+        return samples / (time.process_time() - began)
 
-    works = {"prepare, CPU time": ours, "loop, CPU time": bare, "codecs alone, CPU time": lambda: loops.codecs(path)}
+    works = {"prepare, CPU time": ours, "loop, CPU time": bare, **(more or {})}
     interleaved(works, 1)
-    show(interleaved(works, 5), "samples/s")
+    figures = interleaved(works, 7)
+    show(figures, "samples/s")
+    ratios = sorted(a / b for a, b in zip(*list(figures.values())[:2], strict=True))
+    print("prepare by loop: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
 
 
 def memory(folder: Path, tokenizer: str) -> None:
