@@ -153,7 +153,7 @@ def test_killed_anywhere_the_same_command_ends_with_every_sample_once(corpus: Pa
         return subprocess.Popen([*command, str(corpus / output)], env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
 
     process = start("out")
-    deadline, killed = time.monotonic() + 90, False
+    deadline, killed = time.monotonic() + 150, False
     while not killed and time.monotonic() < deadline and process.poll() is None:
         if any((corpus / "out/_attempts").rglob("*.json")):
             workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "ray::ReadPrepare" in " ".join(one.cmdline())]
