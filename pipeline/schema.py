@@ -174,7 +174,7 @@ QUARANTINE = pa.schema(
         pa.field("key", pa.string()),  # null for damage without a legible name
         pa.field("shard", pa.string(), nullable=False),
         pa.field("index", pa.int64()),  # null for damage, which is no sample
-        pa.field("stage", pa.string(), nullable=False),  # read | decode | engine | quality
+        pa.field("stage", pa.string(), nullable=False),  # read | decode | engine | quality; of prepare read | prepare | filter
         pa.field("reason", pa.string(), nullable=False),  # errors.Reason
         pa.field("detail", pa.string()),
         pa.field("transient", pa.bool_(), nullable=False),
