@@ -120,6 +120,12 @@ def test_from_damaged_archives_to_archives_with_captions(here: Path, ray: None, 
     assert [{part.name: part.data for part in sample.fields}["jpg"] for sample in samples if not isinstance(sample, EndOfShard)] == [
         data for name, data in pairs(5) if name.endswith("jpg")
     ]
+    sizes = {"a.tar": 5, "b.tar": 5}
+    assert json.loads((here / "merged" / "sizes.json").read_text()) == sizes
+    listed = json.loads((here / "merged" / "wids.json").read_text())["shardlist"]
+    assert [(one["url"], one["nsamples"], one["filesize"]) for one in listed] == [
+        (name, count, (here / "merged" / name).stat().st_size) for name, count in sizes.items()
+    ]
     before = {path: path.stat().st_mtime_ns for path in (here / "merged").glob("*.tar")}
     assert merge(config) == 0 and before == {path: path.stat().st_mtime_ns for path in (here / "merged").glob("*.tar")}
     with pytest.raises(RequestError, match="json_field|was made with as"):
