@@ -27,7 +27,7 @@ DIRECTIONS, LEARNED_FROM = 1_024, 2_048
 """Numbers of a key; grids that directions are learned from: a decomposition of 2,048 x 4,032 takes 3 s."""
 POWER = 0.5
 """0 leaves the spread of directions as it is, 1 makes all alike; the middle found most on the emoji's validation half."""
-_TENSORS = {"mean_f": 1, "directions_fk": 2, "keys_nk": 2, "token_ids_nt": 2}
+_TENSORS = ("mean_f", "directions_fk", "keys_nk", "token_ids_nt")
 
 
 @Parameter(name="*")
@@ -120,36 +120,46 @@ def _best(model: MultimodalLM, own: Generated, others: list[Generated], alike: l
 
 def save(neighbours: Neighbours, folder: str | Path) -> None:
     """Writes `neighbours.safetensors` beside a checkpoint's weights, whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     weighing = neighbours.weighing
     metadata = {"weight": str(weighing.weight), "novelty": str(weighing.novelty), "neighbours": str(weighing.neighbours)}
     tensors = {name: getattr(neighbours, name).contiguous() for name in _TENSORS}
     tensors |= {"keys_nk": tensors["keys_nk"].half(), "token_ids_nt": tensors["token_ids_nt"].int()}
     aside = Path(folder) / f".{FILE}.part"
-    save_file(tensors, aside, metadata)
+    aside.write_bytes(to_bytes(tensors, metadata))
     aside.replace(Path(folder) / FILE)
 
 
 def load_neighbours(folder: str | Path, model: MultimodalLM) -> Neighbours | None:
     """What was remembered beside a checkpoint, on the model's device; None where nothing was. RequestError where it does not fit."""
-    from safetensors import SafetensorError, safe_open
-
     path = Path(folder) / FILE
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            known = file.metadata()
-            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in _TENSORS}
-        weighing = Weighing(weight=float(known["weight"]), novelty=float(known["novelty"]), neighbours=int(known["neighbours"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
-        raise RequestError(
-            f"{path} is damaged or cut ({str(exc).splitlines()[0][:160]}); run nightcap remember again, or delete it"
-        ) from exc
+    tensors, weighing = _read(path)
     numbers = model.pictures.channels * model.pictures.grid**2 if hasattr(model, "pictures") else 0
     if len(tensors["mean_f"]) != numbers or int(tensors["token_ids_nt"].max()) >= model.shapes.text["vocab_size"]:
         raise RequestError(f"{path} is of another model; run nightcap remember again, or delete it")
     tensors = {name: value.to(model.device) for name, value in tensors.items()}
     tensors |= {"keys_nk": tensors["keys_nk"].float(), "token_ids_nt": tensors["token_ids_nt"].long()}
     return Neighbours(**tensors, weighing=weighing)
+
+
+def check_neighbours(folder: str | Path) -> None:
+    """RequestError where there is a memory that cannot be read."""
+    if (Path(folder) / FILE).is_file():
+        _read(Path(folder) / FILE)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Weighing]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            known = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        return tensors, Weighing(weight=float(known["weight"]), novelty=float(known["novelty"]), neighbours=int(known["neighbours"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
+        raise RequestError(
+            f"{path} is damaged or cut ({str(exc).splitlines()[0][:160]}); run nightcap remember again, or delete it"
+        ) from exc
