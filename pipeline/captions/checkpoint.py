@@ -19,7 +19,7 @@ from pipeline.model.folder import CONFIG, TOKENIZER, WEIGHTS, Described, describ
 from pipeline.model.generate import Generated, GenerationConfig, generate
 from pipeline.model.inputs import fit_picture, stack_pictures
 from pipeline.model.model import Precision
-from pipeline.model.neighbours import load_neighbours, recall
+from pipeline.model.neighbours import check_neighbours, load_neighbours, recall
 from pipeline.samples.medium import Medium, Needs
 from pipeline.samples.mel import pad_waves
 
@@ -76,6 +76,7 @@ class Checkpoint:
             raise RequestError(f"--language {config.language}: a checkpoint writes the language that it was trained on; leave it out")
         if config.max_tokens >= found.config.max_tokens:
             raise RequestError(f"--max-tokens {config.max_tokens}: this checkpoint's longest text is {found.config.max_tokens - 1} tokens")
+        check_neighbours(folder)
         _search(config, ())
 
     @classmethod
