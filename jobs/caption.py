@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from jobs.closing import findings
 from jobs.cluster import gpus
+from jobs.columns import check_columns
 from jobs.counted import CountedStage, counted_commit
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Chosen, Run, Steps, carry_out, plan_run
@@ -21,6 +22,7 @@ from pipeline.captions.policy import QualityConfig
 from pipeline.captions.quality import Flag
 from pipeline.captions.stage import StageConfig
 from pipeline.commit.parts import CAPTIONS
+from pipeline.commit.plan import expand
 from pipeline.commit.stage import CommitConfig, Fetch, commit_of
 from pipeline.errors import RequestError
 from pipeline.samples.chunks import ShardTask
@@ -76,6 +78,11 @@ def prepare(config: CaptionConfig, *, plan: bool = True, chosen: Chosen | None =
         raise RequestError(
             f"--on-{wanted} retry: engine {config.engine.engine} cannot be asked at another temperature; give flag or reject"
         )
+    templates = questions(config.engine, info).templates
+    if plan and any(template.columns for template in templates):
+        if chosen is None:
+            chosen = Chosen(*expand(config.shards), frozenset())
+        check_columns(templates, chosen.blobs)
     recipe = recipe_of(config, info)
     return Job(config, info, plan_run(config, job="caption", tables=CAPTIONS, recipe=recipe, plan=plan, chosen=chosen))
 
