@@ -1,9 +1,11 @@
 """`shard`: folder pairs against `tar` over the same files; a shuffle of corpora larger than the memory it is given; memory as they grow.
 
-Usage: shard.py [pairs [picture bytes]]. Files are in the page cache; both sides sync what they wrote.
+Usage: shard.py [cpu] [pairs [picture bytes]]. Files are in the page cache; both sides sync what they wrote. `cpu`: seconds of a
+processor that either takes, ours in this process without Ray, which other work on the machine hardly changes.
 """
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,6 +18,13 @@ from peaks import peaks
 from jobs.cluster import session
 from jobs.phases import execute
 from jobs.shard import ShardConfig, prepare
+from pipeline.shards.download import DownloadConfig
+from pipeline.shards.item import Options
+from pipeline.shards.layouts import detect, look_at
+from pipeline.shards.order import assign
+from pipeline.shards.pack import PackConfig, pack_shard
+from pipeline.shards.scan import scan_piece
+from pipeline.storage import Folder
 
 ROUNDS = 3
 MEMORY = "16MiB"
@@ -72,6 +81,29 @@ def rate(folder: Path, count: int, size_bytes: int) -> None:
     print(f"{count:,} pairs of {size_bytes:,} bytes: {min(ratios):.2f} / {sorted(ratios)[ROUNDS // 2]:.2f} (min / median)")
 
 
+def processor(folder: Path, count: int, size_bytes: int) -> None:
+    """Prints processor time of tar and sync, and of looking, scanning and packing, alternating."""
+    source, options = pairs(folder / "pairs", count, size_bytes), Options()
+    ratios = []
+    for turn in range(ROUNDS + 1):
+        began = os.times()
+        tars(source, folder / "x.tar")
+        between = os.times()
+        store = Folder(str(folder / f"out{turn}"))
+        look = look_at(str(source))
+        layout, _ = detect(look, options)
+        receipts = [scan_piece(number, piece, options, store.url) for number, piece in enumerate(layout.pieces(look, options))]
+        for plan in assign(store, [receipt.path for receipt in receipts], max_bytes=10**9, max_samples=10_000):
+            pack_shard(plan, PackConfig(store.url, "shard", DownloadConfig(), 10**9))
+        ended = os.times()
+        theirs = between.children_user + between.children_system - began.children_user - began.children_system
+        own = ended.user + ended.system - between.user - between.system
+        if turn:  # the first reads files into the page cache
+            ratios.append(theirs / own)
+            print(f"tar {theirs:.2f} s   shard {own:.2f} s of a processor   ratio {theirs / own:.2f}", flush=True)
+    print(f"{count:,} pairs of {size_bytes:,} bytes: {min(ratios):.2f} / {sorted(ratios)[ROUNDS // 2]:.2f} (min / median)")
+
+
 def memory(folder: Path) -> None:
     """Prints peaks of shuffles whose index is 1.3 and 6.5 times the memory given."""
     for count in (5_000, 25_000):
@@ -81,9 +113,13 @@ def memory(folder: Path) -> None:
 
 
 def main() -> None:
-    """Both."""
-    count, size_bytes = (int(text) for text in (*sys.argv[1:], *("10000", "65536")[len(sys.argv) - 1 :]))
+    """Rate and memory, or processor time."""
+    given = [text for text in sys.argv[1:] if text != "cpu"]
+    count, size_bytes = (int(text) for text in (*given, *("10000", "65536")[len(given) :]))
     with tempfile.TemporaryDirectory(prefix="shard-bench-") as name:
+        if len(given) < len(sys.argv) - 1:
+            processor(Path(name), count, size_bytes)
+            return
         rate(Path(name), count, size_bytes)
         memory(Path(name))
 
