@@ -152,6 +152,7 @@ def _show_lesson(lesson: Lesson) -> None:
     scores = Table("exact names", "share", "95 % interval", "samples", title="Scores on pictures that it never saw", title_justify="left")
     scores.add_row("another artist, names that were trained", *_cells(lesson.new_artist))
     scores.add_row("the trained artist, names never trained", *_cells(lesson.new_name))
+    scores.add_row("another artist, the model with a memory of what it was trained on", *_cells(lesson.remembered))
     copied = lesson.copied
     for what, share in (("pooled, 96 px", copied.pooled_96), ("pooled, 224 px", copied.pooled_224), ("grid, 96 px", copied.grid_96)):
         scores.add_row(f"for comparison: copy the nearest neighbour ({what})", f"{share:.1%}", "", f"{lesson.new_artist.samples:,}")
