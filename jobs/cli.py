@@ -18,6 +18,7 @@ from jobs.evaluate import EvaluateConfig
 from jobs.jobfile import Lines, Names, job_file, names_of, placed, read
 from jobs.merge import MergeConfig
 from jobs.nightly import NightlyConfig
+from jobs.plan import PlanConfig
 from jobs.prepare import PrepareConfig
 from jobs.remember import RememberConfig
 from jobs.replay import ReplayConfig
@@ -28,7 +29,7 @@ from jobs.tokenizer import TokenizerJobConfig
 from jobs.train import TrainConfig
 from pipeline.errors import NightcapError, RequestError
 
-JOB_FILES = ("nightly",)
+JOB_FILES = ("nightly", "plan")
 """Commands whose first argument is a job's file."""
 DONE, UNFINISHED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -148,6 +149,17 @@ def remember(config: RememberConfig) -> int:
     encoder; greedy and beam captions use it, prompts and sampling do not.
     """
     from jobs.remember import run
+
+    return run(config)
+
+
+@app.command
+def plan(config: PlanConfig) -> int:
+    """Foretell a night: nightcap plan JOB.yaml. Lints, tries some samples, says time, GPU hours, output, cost, and what holds it up.
+
+    Nothing but OUTPUT/plan.json is written; the night that follows is compared with it. Exit code 1 where it would not go well.
+    """
+    from jobs.plan import run
 
     return run(config)
 

@@ -26,6 +26,7 @@ from pipeline.nights import record
 from pipeline.nights.compare import Comparison, compare
 from pipeline.nights.drift import DriftConfig, Figures, alarms
 from pipeline.nights.figures import measure
+from pipeline.nights.forecast import compared, foretold
 from pipeline.nights.lease import held, held_by
 from pipeline.nights.page import verdict, write_page
 from pipeline.nights.record import NAMES_SHOWN, Night
@@ -137,6 +138,7 @@ def _night(work: Work, known: Night | None) -> int:
     began = time.monotonic()
     night = _begin(work, known)
     _announce(work, night)
+    predicted = foretold(work.store, work.version, work.comparison.todo)
     problem: NightcapError | None = None
     job = None
     try:
@@ -147,7 +149,10 @@ def _night(work: Work, known: Night | None) -> int:
         night.why = job.run.ended
     except StoppedError as exc:
         problem, night.why = exc, str(exc)
-    night.elapsed_s += time.monotonic() - began
+    spent_s = time.monotonic() - began
+    night.elapsed_s += spent_s
+    if predicted is not None and problem is None and not night.why:
+        night.predicted = compared(predicted, spent_s, len(work.comparison.todo))
     code = _account(work, night, job.run if job is not None else None, failed=problem is not None)
     nights = record.before(work.store, night.date)
     record.save(work.store, night)
@@ -155,6 +160,8 @@ def _night(work: Work, known: Night | None) -> int:
     for alarm in night.alarms:
         console.print(f"[bold red]unlike the nights before[/]: {alarm['sentence']}")
     console.print(f"night {night.date}: {verdict(night)}", soft_wrap=True, markup=False)
+    if night.predicted is not None:
+        console.print(f"foretold {night.predicted['sentence']}")
     console.print(f"page   {work.store.url}/{page}", soft_wrap=True)
     if problem is not None:
         raise problem

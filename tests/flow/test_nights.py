@@ -24,6 +24,8 @@ import pytest
 
 from jobs.cluster import session
 from jobs.nightly import DRIFTED, NightlyConfig, run
+from jobs.plan import PlanConfig
+from jobs.plan import run as plan
 from pipeline.captions.engine import EngineConfig
 from pipeline.nights.drift import DriftConfig
 
@@ -193,3 +195,26 @@ def test_a_budget_ends_a_night_well_and_drift_is_an_exit_code_of_its_own(corpus:
     night = corpus.night("2026-01-03", drift=DriftConfig(min_samples=10, after=2, length=0, speed=0, duplicates=0.3))
     assert (night["exit_code"], night["archives"]["waiting"]) == (DRIFTED, 0)
     assert [alarm["name"] for alarm in night["alarms"]] == ["duplicates"]
+
+
+class Slow(Counting):
+    """Takes 10 ms a picture."""
+
+    def __call__(self, media: list[Any]) -> list[str]:
+        time.sleep(0.01 * len(media))
+        return super().__call__(media)
+
+
+def test_what_was_foretold_comes_within_a_factor_of_three(corpus: Corpus) -> None:
+    for name in "defghi":
+        corpus.put(name, [ord(name)] * 60)
+    engine = EngineConfig(engine=f"{__name__}:Slow", model=str(corpus.folder / "log"))
+    job: dict[str, Any] = {"output": str(corpus.folder / "out"), "date": "2026-01-01", "engine": engine}
+    assert plan(PlanConfig((str(corpus.folder / "in"),), trial_samples=60, price_per_hour=3.6, **job)) == 0
+    foretold = json.loads((corpus.folder / "out/plan.json").read_text())
+    assert 0.7 < foretold["samples"]["value"] / 400 < 1.4 and foretold["bottleneck"] == "model" and foretold["output_bytes"]["value"] > 1000
+    assert not list((corpus.folder / "out").glob("v*")), "the trial left something behind"
+    assert run(NightlyConfig((str(corpus.folder / "in"),), **job)) == 0
+    record = corpus.balanced("2026-01-01", 0)
+    assert 1 / 3 < record["predicted"]["factor"] < 3, record["predicted"]["sentence"]
+    assert record["predicted"]["sentence"] in (corpus.folder / "out/nights/2026-01-01.html").read_text()
