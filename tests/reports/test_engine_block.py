@@ -1,0 +1,55 @@
+"""The page's block on engine and captions: what the record says of them, escaped; nothing for runs without."""
+
+from typing import Any
+
+from pipeline.captions.account import Account, Meter, efficiency
+from pipeline.captions.corpus import sketch_of, summary
+from pipeline.reports.page import _environment
+
+
+def block(record: dict[str, Any]) -> str:
+    return _environment().get_template("engine.html.j2").render(record=record)
+
+
+def test_the_block_says_how_busy_the_engine_was_and_what_starved_it() -> None:
+    account = {
+        "actor": "a",
+        "calls": 9,
+        "samples": 90,
+        "tokens": 900,
+        "span_s": 10.0,
+        "busy_s": 4.0,
+        "waited_input_s": 5.0,
+        "waited_host_s": 1.0,
+    }
+    found = efficiency([account | {"alone_samples": 80, "alone_tokens": 800, "alone_s": 2.0}])
+    assert found is not None and (found["busy"], found["starved_by"], found["samples_per_s"]) == (0.4, "read and decode", 9.0)
+    assert (found["alone_samples_per_s"], found["alone_tokens_per_s"]) == (40.0, 400.0)
+    text = block({"efficiency": found})
+    assert "busy for 40 %" in text and "40.0 samples a second in its first calls" in text and "more CPUs" in text
+
+
+def test_an_engine_that_never_waits_is_the_bottleneck_and_none_has_no_block() -> None:
+    found = efficiency([{"actor": "a", "calls": 2, "samples": 2, "span_s": 1.0, "busy_s": 0.99}])
+    assert found is not None and found["starved_by"] is None and "as it should be" in found["advice"]
+    assert efficiency([]) is None and efficiency([{"actor": "a"}]) is None
+    assert block({}).strip() == "" and block({"efficiency": None, "corpus": None}).strip() == ""
+
+
+def test_captions_said_often_are_shown_escaped() -> None:
+    import pyarrow as pa
+
+    table = pa.table({"caption": ["<b>x</b> y"] * 5, "text": pa.array([None] * 5, pa.string()), "caption_index": [0] * 5})
+    text = block({"corpus": summary(sketch_of(table))})
+    assert "5 times: &lt;b&gt;x&lt;/b&gt; y" in text and "100.0 % of 5 captions" in text
+
+
+def test_waiting_is_told_apart_by_whether_a_block_was_at_hand(monkeypatch: Any) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("pipeline.captions.account.time.perf_counter", lambda: clock["now"])
+    meter = Meter("a")
+    for arrived, entered, left in ((0.0, 0.0, 1.0), (0.0, 3.0, 4.0), (9.0, 10.0, 11.0)):
+        clock["now"] = left
+        meter.call(arrived, entered, 1, 5)
+    found = meter.read()
+    assert isinstance(found, Account) and (found.busy_s, found.span_s, found.waited_input_s, found.waited_host_s) == (3.0, 11.0, 5.0, 3.0)
