@@ -17,7 +17,7 @@ from peaks import peaks
 
 from pipeline.dedup.signatures import GRAM_CHARACTERS, PERMUTATIONS
 
-SHARD_SAMPLES, FEW, MANY, WORDS = 10_000, 2, 20, 18
+SHARD_SAMPLES, FEW, MANY, WORDS = 10_000, 1, 10, 18
 
 
 def texts_of(count: int) -> list[str]:
@@ -75,7 +75,8 @@ def main() -> None:
             decided = json.loads((output / "drop/_decided.json").read_text())
             count, seconds = shards * SHARD_SAMPLES, found[-1]["seconds"]
             print(
-                f"nightcap dedup   {count:,} texts   {decided['dropped']['text']:,} go   {seconds:.1f} s   {count / seconds:,.0f}/s, start of Ray included"
+                f"nightcap dedup   {count:,} texts   {decided['dropped']['text']:,} go   {seconds:.1f} s   {count / seconds:,.0f}/s, start of Ray included",
+                flush=True,
             )
         few, many = found
         print(f"steady           {(MANY - FEW) * SHARD_SAMPLES / (many['seconds'] - few['seconds']):,.0f}/s")
