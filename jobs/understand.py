@@ -64,12 +64,8 @@ def run(config: EvaluateConfig) -> int:
     parts = storage.Folder(f"{store.url}/{PARTS}/{_fingerprint(config, plan)}")
     bundles = (*plan.test, *plan.probe)
     _measure(config, bundles, _spec(config, plan, parts.url))
-    test = read_results(parts, [one.number for one in plan.test])
-    if test.table.num_rows == 0:
-        raise RequestError(
-            f"no sample of {config.prepared} has a text and a medium that the model takes ({', '.join(described.config.modalities)})"
-        )
-    probe = read_results(parts, [one.number for one in plan.probe]) if plan.probe else None
+    test = _results(parts, plan.test, config.prepared, described.config.modalities)
+    probe = _results(parts, plan.probe, config.probe_prepared, described.config.modalities) if plan.probe else None
     table, ratios, plain = measures(test, probe, pool=config.retrieval_pool, seed=config.seed)
     named = {"format": FORMAT, "checkpoint": checkpoint, "prepared": config.prepared, "seed": config.seed, "samples": table.num_rows}
     shuffled = table.num_rows - table.column("logp_shuffled").null_count
@@ -87,6 +83,13 @@ def run(config: EvaluateConfig) -> int:
     if config.generate:
         _score_captions(config, test, store)
     return 0
+
+
+def _results(parts: storage.Folder, bundles: Sequence[Bundle], prepared: str, modalities: Sequence[str]) -> Results:
+    found = read_results(parts, [one.number for one in bundles])
+    if found.table.num_rows == 0:
+        raise RequestError(f"no sample of {prepared} has a text and a medium that the model takes ({', '.join(modalities)})")
+    return found
 
 
 def _score_captions(config: EvaluateConfig, test: Results, store: storage.Folder) -> None:
