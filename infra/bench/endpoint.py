@@ -14,7 +14,7 @@ from typing import Any
 
 from corpus import write_pictures
 
-SHARDS, SAMPLES = 4, 2_000
+SHARDS, SAMPLES = 4, 600
 
 
 def serve(slots: int, latency_s: float, channel: Any) -> None:

@@ -74,11 +74,12 @@ def search(
     import torch
 
     draw = Draw(ways, config.top_k, config.top_p, model.device)
-    options: dict[str, Any] = {"max_new_tokens": limit, "num_beams": config.beams, "do_sample": False, "return_dict_in_generate": True}
+    beams = config.beams if all(way.temperature == 0 for way in ways) else 1  # another attempt at a fault is drawn, or it would be the same
+    options: dict[str, Any] = {"max_new_tokens": limit, "num_beams": beams, "do_sample": False, "return_dict_in_generate": True}
     # what a generation_config.json asks for holds for its own sampling, which is switched off
-    options |= {"temperature": None, "top_p": None, "top_k": None} if config.beams == 1 else {"output_scores": True}
+    options |= {"temperature": None, "top_p": None, "top_k": None} if beams == 1 else {"output_scores": True}
     with torch.inference_mode():
-        if config.beams > 1:
+        if beams > 1:
             out = model.generate(**inputs, **options, **more)
             scores = model.compute_transition_scores(out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=True)
         else:

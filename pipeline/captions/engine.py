@@ -250,7 +250,8 @@ def describe(config: EngineConfig) -> EngineInfo:
     if prompts == "none" and config.named_prompts():
         raise RequestError(f"--prompt: engine {config.engine} {f'with {config.model} ' if config.model else ''}takes none; leave it out")
     rows, micro = (_number(getattr(found, name, default), config) for name, default in (("rows_per_call", 256), ("micro_batch", 16)))
-    return EngineInfo(config.engine, needs, rows, micro, identity, prompts, bool(getattr(found, "samples", False)))
+    samples = bool(_number(getattr(found, "samples", False), config))
+    return EngineInfo(config.engine, needs, rows, micro, identity, prompts, samples)
 
 
 def questions_of(config: EngineConfig) -> list[Template]:

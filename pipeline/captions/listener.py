@@ -82,7 +82,9 @@ class Whisper(_Windows):
         if getattr(model.generation_config, "is_multilingual", False):
             inputs |= {"task": "transcribe", **({"language": config.language} if config.language else {})}
         limit = config.max_tokens or LISTENER_TOKENS
-        if config.beams > 1:  # Whisper's generate keeps the best beam's scores under indices of all beams
+        if config.beams > 1 and not any(
+            item.ask.temperature for item in items
+        ):  # Whisper's generate keeps the best beam's scores under indices of all beams
             with torch.inference_mode():
                 options = {"max_new_tokens": limit, "num_beams": config.beams, "return_dict_in_generate": True, "output_scores": True}
                 out = model.generate(**inputs, **options)

@@ -170,12 +170,16 @@ class CaptionStage:
         ]
 
     def _guarded(self, asked: dict[Place, Medium], arrived_s: float) -> dict[Place, Answer]:
-        """Sample by sample in a child process. The engine here is unloaded meanwhile, with nobody inside: both may not fit."""
+        """Sample by sample in a child process. The engine here is unloaded meanwhile, with nobody inside: both may not fit.
+
+        One that talks to a server stays: others may be inside, and it holds no model.
+        """
         answers: dict[Place, Answer] = {}
         with self._device, contextlib.ExitStack() as alone:
-            for _ in range(COLLATORS):
+            for _ in range(COLLATORS if self._engine.use is None else 0):
                 alone.enter_context(self._collating)
-            self._engine.close()
+            if self._engine.use is None:
+                self._engine.close()
             guard = Guard("pipeline.captions.stage:runner_for_child", (self._config.engine,), self._config.limits)
             try:
                 for place, medium in asked.items():
@@ -188,7 +192,8 @@ class CaptionStage:
                     answers[place] = replace(found, engine_s=time.perf_counter() - started)
             finally:
                 guard.close()
-                self._engine = create(self._config.engine)
+                if self._engine.use is None:
+                    self._engine = create(self._config.engine)
         return answers
 
 

@@ -24,7 +24,6 @@ class Transformers:
 
     micro_batch = 16
     rows_per_call = 64
-    samples = True
 
     def __init__(self, config: EngineConfig) -> None:
         import torch
@@ -89,6 +88,11 @@ class Transformers:
         return {"chat": "instruction", "captioner": "beginning"}.get(kind, "none")
 
     @classmethod
+    def samples(cls, config: EngineConfig) -> bool:
+        """All but CTC models, which search nothing."""
+        return family_of(config, locate(config.model)) != "ctc"
+
+    @classmethod
     def identity(cls, config: EngineConfig) -> dict[str, Any]:
         """Of the folder's files, or the hub commit."""
         return identity(locate(config.model))
@@ -113,7 +117,9 @@ class Transformers:
         size = self._config.micro(self.micro_batch)
         groups: list[list[int]] = []
         for at, item in enumerate(batch):
-            fits = groups and len(groups[-1]) < size and self._family.together(batch[groups[-1][0]], item)
+            first = batch[groups[-1][0]] if groups else item
+            drawn_alike = self._config.beams == 1 or (first.ask.temperature > 0) == (item.ask.temperature > 0)
+            fits = groups and len(groups[-1]) < size and drawn_alike and self._family.together(first, item)
             groups[-1].append(at) if fits else groups.append([at])
         generated: dict[int, Generated] = {}
         for group in groups:

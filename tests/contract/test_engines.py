@@ -397,3 +397,11 @@ def test_drawn_tokens_are_distributed_as_the_model_says() -> None:
 def test_what_a_model_cannot_do_is_refused(kind: str, more: dict[str, Any], says: str, models: dict[str, str]) -> None:
     with pytest.raises(RequestError, match=says):
         describe(config_of(kind, models, **more))
+
+
+def test_an_attempt_at_another_temperature_leaves_the_beams_which_would_say_the_same(models: dict[str, str]) -> None:
+    engine, media = create(config_of("vit-gpt2", models, beams=3)), media_for("vit-gpt2")
+    searched = [one.text for one in ask(engine, media[:2])]
+    drawn = [replace(media[at], ask=Ask(seed=5 + at, temperature=1.5)) for at in range(2)]
+    mixed = [one.text for one in ask(engine, [media[0], drawn[0], media[1], drawn[1]])]
+    assert [mixed[0], mixed[2]] == searched and mixed[1] != searched[0] and mixed[3] != searched[1]
