@@ -45,6 +45,7 @@ class Checkpoint:
     """A checkpoint of `nightcap train`."""
 
     micro_batch = 32
+    asks_apart = False
     rows_per_call = 128
 
     def __init__(self, config: EngineConfig) -> None:
