@@ -29,7 +29,7 @@ from jobs.plan import run as plan
 from pipeline.captions.engine import EngineConfig
 from pipeline.nights.drift import DriftConfig
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 
 
