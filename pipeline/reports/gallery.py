@@ -80,7 +80,8 @@ def show(rows: Sequence[dict[str, Any]], *, output: str, root: str | None, table
             else:
                 _from_archive(f"{root}/{name}" if root else name, members, budget)
         except (OSError, pa.ArrowInvalid) as exc:
-            problem = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc).splitlines()[0]
+            gone = isinstance(exc, FileNotFoundError)  # pyarrow's has no strerror, and a long message
+            problem = "No such file" if gone else exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc).splitlines()[0]
             for one in members:
                 one.note = one.note or f"{'the table' if table == 'prepared' else 'the archive'} cannot be read: {problem}"
     return shown

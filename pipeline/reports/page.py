@@ -108,7 +108,8 @@ def _training(facts: Facts) -> dict[str, Any] | None:
     config = facts.record.get("config", {})
     rows = [row | {"table": table_of(row["shard"]), "key": None} for row in found["captions"]["rows"]]
     shown = show(rows, output=config.get("validation") or config.get("prepared") or "", root=None, table="prepared")
-    found["captions"]["rows"] = [one.row | {"pictures": one.pictures, "sound": one.sound, "note": one.note or "no medium"} for one in shown]
+    found["captions"]["rows"] = [one.row | {"pictures": one.pictures, "sound": one.sound} for one in shown]
+    found["captions"]["note"] = next((one.note for one in shown if one.note), "")
     return found
 
 
