@@ -260,7 +260,9 @@ SCORES = pa.schema(
     ]
 )
 
-_READINGS = pa.struct([pa.field(name, pa.string()) for name in ("raw", "normalised", "calibrated", "contrastive")])  # classes, null: not read so
+_READINGS = pa.struct(
+    [pa.field(name, pa.string()) for name in ("raw", "normalised", "calibrated", "contrastive")]
+)  # classes, null: not read so
 _PAINTED = pa.struct(
     [
         pa.field("psnr", pa.float64()),  # dB, of the picture made from the text against the real one
