@@ -176,6 +176,8 @@ def execute(run: Run, steps: Steps) -> None:
                         run.store.put(stop_flag(run.run_id), b"")
             if budget.exceeded(run.tally.samples, run.tally.rejected, final=start + WAVE >= len(tasks)):
                 raise StoppedError(_over_budget(run))
+            if steps.enough is not None and not run.ended:
+                run.ended = steps.enough(run.tally) if start + WAVE < len(tasks) else ""
             if run.ended:
                 return
 

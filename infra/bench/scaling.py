@@ -10,15 +10,16 @@ cores bear sixteen of it; what is measured is whether the rest keeps up.
 import os
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import engines
 import psutil
-import steady
 from corpus import show, write_pictures
 
 from jobs import caption
+from jobs.cluster import session
 from jobs.run import execute
 from pipeline.captions.engine import EngineConfig
 
@@ -68,17 +69,25 @@ def main() -> None:
     words = sys.argv[1:]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(address="local", num_cpus=24, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    with steady.bench() as folder:
-        if words[:1] == ["driver"]:
-            driver(folder, int(words[1]) if len(words) > 1 else 400)
-            return
-        counts = [int(word) for word in words] or [1, 2, 4, 8, 16]
-        rates = {workers: engine_rate(folder, workers) for workers in counts}
-        for workers, (rate, busy) in rates.items():
-            efficiency = rate / (rates[counts[0]][0] / counts[0] * workers)
-            show({f"{workers} workers": [rate]}, f"samples/s, efficiency {efficiency:.3f}, engines busy {busy:.3f}")
-    ray.shutdown()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ[engines.LOG] = str(folder / "calls.log")
+        ray.init(address="local", num_cpus=24, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        with session("", verbose=False):
+            measure(folder, words)
+        ray.shutdown()
+
+
+def measure(folder: Path, words: list[str]) -> None:
+    """What was asked for."""
+    if words[:1] == ["driver"]:
+        driver(folder, int(words[1]) if len(words) > 1 else 400)
+        return
+    counts = [int(word) for word in words] or [1, 2, 4, 8, 16]
+    rates = {workers: engine_rate(folder, workers) for workers in counts}
+    for workers, (rate, busy) in rates.items():
+        efficiency = rate / (rates[counts[0]][0] / counts[0] * workers)
+        show({f"{workers} workers": [rate]}, f"samples/s, efficiency {efficiency:.3f}, engines busy {busy:.3f}")
 
 
 if __name__ == "__main__":
