@@ -9,6 +9,7 @@ The key comes from the environment of the workers, and goes nowhere but to the s
 import asyncio
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from pipeline.samples.medium import Medium, Needs
 ATTEMPTS = 5
 """At one sample, where the server fails at it; a busy or absent server is waited for instead."""
 ENCODED_AHEAD = 8
+SWITCH_S = 0.0005
+"""Python's 5 ms would let a thread that encodes pictures hold up the one that sends the next request into a free slot."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 CHECK_TIMEOUT_S = 15.0
 SHORT_SIDE_PX = 768
@@ -43,6 +46,7 @@ class Endpoint:
     def __init__(self, config: EngineConfig) -> None:
         from openai import AsyncOpenAI
 
+        sys.setswitchinterval(SWITCH_S)
         self._config = config
         self._key = key_of(config)
         self._loop = asyncio.new_event_loop()

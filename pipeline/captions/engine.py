@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from cyclopts import Parameter
 
@@ -54,7 +54,7 @@ class EngineConfig:
     """Seconds after which a request is tried again."""
     patience_s: float = 300.0
     """Seconds that a server which went away, or is too busy, is waited for; then the run stops, and can be continued."""
-    media: tuple[Literal["image", "audio", "video"], ...] = ("image", "video")
+    media: Annotated[tuple[Literal["image", "audio", "video"], ...], Parameter(negative=())] = ("image", "video")
     """Media that a chat model or server takes; others are skipped."""
     frames: int = 8
     """Frames of a clip, or of a segment of it, that a chat model or server is shown."""
@@ -91,7 +91,7 @@ class EngineConfig:
     price_out: float = 0.0
     """Price of a million output tokens."""
     batch_invariant: bool = False
-    """One medium at a time: the same caption to the last token on any device and in any number type, at the price of speed."""
+    """One medium at a time: the same caption whatever the batch, on GPUs and in bfloat16 too, at the price of speed."""
     threads: int = 0
     """CPU threads of the model; 0 is all cores."""
     allow_pickle: bool = False

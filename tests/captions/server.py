@@ -49,6 +49,7 @@ class Server:
         self.inside = self.most_inside = self.refused = 0
         self.spans: list[tuple[float, float]] = []
         self.lock = threading.Lock()
+        self.gone = False
         self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._http.daemon_threads = True
         self.port = self._http.server_address[1]
@@ -60,6 +61,8 @@ class Server:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def stop(self) -> None:
+        """No answer from here on, not even on connections that are open."""
+        self.gone = True
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -80,6 +83,9 @@ class Server:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if server.gone:
+                    self.close_connection = True
+                    return
                 if not self._authorised():
                     return
                 with server.lock:
@@ -109,6 +115,9 @@ class Server:
                 return True
 
             def _send(self, answer: Bad) -> None:
+                if server.gone:
+                    self.close_connection = True
+                    return
                 self.send_response(answer.status)
                 self.send_header("content-type", answer.content_type)
                 self.send_header("content-length", str(len(answer.body)))
