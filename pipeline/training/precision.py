@@ -19,7 +19,7 @@ from pipeline.training.world import World
 Wish = Literal["auto", "float32", "bfloat16"]
 Part = Literal["encoder", "text"]
 LEAST_ROUNDS, MOST_ROUNDS = 4, 30
-PART_S = 3.0
+PART_S = 2.0
 """Seconds after which no further round of a part begins, once there were LEAST_ROUNDS: a small model gets more rounds, and needs them."""
 WORTH = 0.95
 """Share of float32's time below which bfloat16 is taken: a tie is no reason to round."""
