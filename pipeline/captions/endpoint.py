@@ -156,7 +156,7 @@ class Endpoint:
         attempts, waited_s = 0, FIRST_WAIT_S
         while True:
             failed = None
-            async with self._slots.slot():
+            async with self._slots.slot() as sent_with:
                 try:
                     answer = await self._client.chat.completions.create(**request)
                     caption = self._caption(answer, request)
@@ -166,7 +166,7 @@ class Endpoint:
                 except Exception as exc:
                     failed = failure_of(exc, self._key)
                     if failed.kind is Kind.BUSY:
-                        self._slots.refused(failed.retry_after_s or waited_s)
+                        self._slots.refused(sent_with, failed.retry_after_s or waited_s)
             if failed.kind is Kind.REFUSED:
                 self._failing_since_s = None
                 return SampleError(Reason.ENDPOINT_REFUSED, failed.detail)

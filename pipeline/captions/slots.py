@@ -30,8 +30,8 @@ class Slots:
         self._used_s = self._offered_s = 0.0
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """One slot for the body, once there is one."""
+    async def slot(self) -> AsyncIterator[int]:
+        """One slot for the body, once there is one; gives how many are in use then, this one among them."""
         async with self._changed:
             while self.in_use >= int(self.limit) or time.monotonic() < self._open_s:
                 closed_s = self._open_s - time.monotonic()
@@ -45,8 +45,9 @@ class Slots:
                     await self._changed.wait()
             self._count()
             self.in_use += 1
+            sent_with = self.in_use
         try:
-            yield
+            yield sent_with
         finally:
             async with self._changed:
                 self._count()
@@ -64,12 +65,15 @@ class Slots:
             self._since = 0
             self.limit = min(float(self._most), int(self.limit) + 1.0)
 
-    def refused(self, retry_after_s: float) -> None:
-        """The server said that it is busy; the caller waits, and tries again, by itself."""
+    def refused(self, sent_with: int, retry_after_s: float) -> None:
+        """The server said that it is busy; the caller waits, and tries again, by itself. `sent_with`: what `slot` gave.
+
+        What the server held then was less than that: one less is never too few, however late its answer is read.
+        """
         self._known_busy, self._since = True, 0
-        if self.limit <= 1:
+        if sent_with <= 1:
             self._open_s = max(self._open_s, time.monotonic() + retry_after_s)
-        self.limit = max(1.0, min(self.limit, self.in_use - 1.0))  # this one is still in use: what is left of a burst was served
+        self.limit = max(1.0, min(self.limit, sent_with - 1.0))
 
     def _count(self) -> None:
         now_s = time.monotonic()

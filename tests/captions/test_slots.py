@@ -21,7 +21,7 @@ class Clerk:
 
     async def ask(self, slots: Slots, service_s: float) -> None:
         while True:
-            async with slots.slot():
+            async with slots.slot() as sent_with:
                 if self.inside < self.slots:
                     self.inside += 1
                     self.most = max(self.most, self.inside)
@@ -33,7 +33,7 @@ class Clerk:
                     slots.answered()
                     return
                 self.refused += 1
-                slots.refused(0.05)
+                slots.refused(sent_with, 0.05)
             await asyncio.sleep(0.05)
 
 
@@ -48,7 +48,7 @@ def test_slots_fill_and_are_hardly_asked_for_more(served: int) -> None:
     clerk = Clerk(served)
     slots, spent_s = asyncio.run(run(clerk, 64, 30 * served))
     assert clerk.served == 30 * served and clerk.most == served
-    assert served <= slots.limit <= served + 1 and clerk.refused <= served + 20
+    assert served <= slots.limit <= served + 1 and clerk.refused <= served + 20  # never fewer than are served
     assert clerk.used_s / served / spent_s > 0.6
 
 
