@@ -22,6 +22,8 @@ def findings(store: Folder, tally: Tally, prices: tuple[float, float]) -> tuple[
         "cost": round(cost, 6) if any(prices) else None,
     }
     rows: list[Row] = []
+    if tally.sums["captions"] > tally.results:
+        rows.append(("  in all", f"{tally.sums['captions']:,}", "captions, over all prompts and numbers"))
     flags = {name.partition(":")[2]: count for name, count in tally.sums.items() if name.startswith("flag:")}
     if flags:
         rows.append(("flagged", f"{sum(flags.values()):,}", " · ".join(f"{name} {count:,}" for name, count in sorted(flags.items()))))
