@@ -11,7 +11,7 @@ demo: $(SETUP) $(DEMO)
 	$(BIN)/nightcap demo
 
 test: $(SETUP) $(DEMO)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 test-fast: $(SETUP)
 	$(BIN)/python -m pytest -m "not slow and not ray"
