@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow.fs as pafs
@@ -26,6 +27,8 @@ ATTEMPTS = 6
 FIRST_WAIT_S = 0.5
 STALL_S = 30.0
 """Seconds without a byte after which a connection counts as broken; the environment's NIGHTCAP_STALL_S changes it."""
+GCS_RETRIES = timedelta(seconds=15)
+"""That its own client spends on one request."""
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH"
     r"|HTTP status 400\) during HeadObject"  # an expired token, where there is no body to say so
@@ -83,6 +86,15 @@ def s3_filesystem(bucket: str) -> pafs.FileSystem:
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=5),
         **options,
     )
+
+
+def gcs_filesystem() -> pafs.FileSystem:
+    """Google's store. Credentials are the application's default; STORAGE_EMULATOR_HOST names another endpoint, which is asked without any."""
+    endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    if not endpoint:
+        return pafs.GcsFileSystem(retry_time_limit=GCS_RETRIES)
+    scheme, _, host = endpoint.rpartition("://")
+    return pafs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=GCS_RETRIES)
 
 
 def explained(exc: BaseException, what: str) -> StoppedError | None:

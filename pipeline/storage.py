@@ -22,7 +22,7 @@ from pipeline.draft import TEMPORARY as TEMPORARY
 from pipeline.draft import Draft as Draft
 from pipeline.draft import local_draft, read_at
 from pipeline.errors import StoppedError
-from pipeline.remote import ArrowSource, HttpSource, ResumingReader, explained, s3_filesystem
+from pipeline.remote import ArrowSource, HttpSource, ResumingReader, explained, gcs_filesystem, s3_filesystem
 
 SEND_BYTES = 16 << 20
 """Piece in which a large file goes to an object store; a store takes at most 10,000 of at least 5 MiB each."""
@@ -79,7 +79,9 @@ def _filesystem(scheme_and_host: str) -> pafs.FileSystem:
     scheme, host = scheme_and_host.split("://", 1)
     if scheme == "s3":
         return s3_filesystem(host)
-    if scheme in ("gs", "gcs", "abfs", "abfss", "hdfs"):
+    if scheme in ("gs", "gcs"):
+        return gcs_filesystem()
+    if scheme in ("abfs", "abfss", "hdfs"):
         return pafs.FileSystem.from_uri(scheme_and_host)[0]
     import fsspec
 
