@@ -164,7 +164,8 @@ class _Smallest:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._heap: list[tuple[int, int, dict[str, Any]]] = []
+        self._heap: list[tuple[int, int, int, dict[str, Any]]] = []
+        self._seen = 0
 
     def add(self, table: pa.Table) -> None:
         """Takes rows of one shard."""
@@ -175,15 +176,16 @@ class _Smallest:
             done = pc.is_in(table.column("status"), pa.array(["success", "truncated", "error"])).to_numpy(zero_copy_only=False)
             hashes = np.where(done, hashes >> np.uint64(1), hashes | np.uint64(1 << 63))
         for at in np.argsort(hashes, kind="stable")[: self._count].tolist():
-            entry = (-int(hashes[at]), -int(index[at]))
+            self._seen += 1
+            entry = (-int(hashes[at]), -int(index[at]), -self._seen)  # of several captions of a sample the first
             if len(self._heap) < self._count:
                 heapq.heappush(self._heap, (*entry, table.slice(at, 1).to_pylist()[0]))
-            elif entry > self._heap[0][:2]:
+            elif entry > self._heap[0][:3]:
                 heapq.heapreplace(self._heap, (*entry, table.slice(at, 1).to_pylist()[0]))
 
     def rows(self) -> list[dict[str, Any]]:
         """In the order of the shard."""
-        return [row for *_, row in sorted(self._heap, key=lambda entry: -entry[1])]
+        return [row for *_, row in sorted(self._heap, key=lambda entry: (-entry[1], -entry[2]))]
 
 
 def _count(facts: Facts, table: pa.Table) -> None:

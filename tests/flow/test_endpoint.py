@@ -92,4 +92,5 @@ def test_a_run_over_a_server_that_goes_away_ends_with_the_same_command(tmp_path:
     assert {flag for row in rows for flag in row["flags"]} >= {"refusal"}
     written = "".join(path.read_text(errors="ignore") for path in out.rglob("*") if path.suffix in (".json", ".html"))
     assert KEY not in written + first.stdout + first.stderr + second.stdout + second.stderr
+    assert "could not be made" not in first.stdout + second.stdout
     assert "engine busy" in second.stdout and "tokens" in second.stdout

@@ -44,6 +44,24 @@ def test_captions_said_often_are_shown_escaped() -> None:
     assert "5 times: &lt;b&gt;x&lt;/b&gt; y" in text and "100.0 % of 5 captions" in text
 
 
+def test_the_gallery_takes_several_captions_of_a_sample_in_their_order() -> None:
+    import pyarrow as pa
+
+    from pipeline.reports.facts import _Smallest
+
+    chosen = _Smallest(5)
+    for start in (0, 10):
+        index = [at for at in range(start, start + 10) for _ in range(2)]
+        captions = [f"{at} {number}" for at in range(start, start + 10) for number in range(2)]
+        chosen.add(pa.table({"index": index, "caption": captions, "status": ["success"] * 20, "segments": [{"a": 1}] * 20}))
+    shown = [row["caption"] for row in chosen.rows()]
+    assert (
+        len(shown) == 5
+        and shown == sorted(shown, key=lambda one: (int(one.split()[0]), one))
+        and sum(one.endswith("0") for one in shown) == 3
+    )
+
+
 def test_waiting_is_told_apart_by_whether_a_block_was_at_hand(monkeypatch: Any) -> None:
     clock = {"now": 0.0}
     monkeypatch.setattr("pipeline.captions.account.time.perf_counter", lambda: clock["now"])
