@@ -82,12 +82,14 @@ def show_understanding(result: dict[str, Any]) -> None:
     less = result["samples"] - result["shuffled_samples"]
     left = f" · {less:,} had no medium of another text beside them, and are left out of the comparison with another's" if less else ""
     console.print(f"{result['samples']:,} samples{left}", soft_wrap=True)
-    table = _grid(("medium", "perplexity", "95 %", "bits a byte", "95 %", "unknown tokens", "own is likelier", "95 %"))
+    table = _grid(("medium", "perplexity", "95 %", "bits a byte", "unknown tokens", "own is likelier", "95 %"))
     for name, words in WORDS.items():
         pair = found.get(f"pair_accuracy.{name}", {})
-        cells = (found[f"perplexity.{name}"], found[f"bits_per_byte.{name}"])
-        shares = [f"{found[f'unknown_share.{name}']['value'] or 0:.2%}", _share(pair), _share_range(pair)]
-        table.add_row(words, *(cell for one in cells for cell in (_number(one["value"]), _range(one))), *shares)
+        perplexity, bits = found[f"perplexity.{name}"], found[f"bits_per_byte.{name}"]
+        unknown = f"{found[f'unknown_share.{name}']['value'] or 0:.2%}"
+        table.add_row(
+            words, _number(perplexity["value"]), _range(perplexity), _number(bits["value"]), unknown, _share(pair), _share_range(pair)
+        )
     console.print(table)
     if "classification" in result:
         _show_classes(result)
@@ -132,9 +134,10 @@ def _show_classes(result: dict[str, Any]) -> None:
 
 
 def _grid(names: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    """A table whose headings may take several lines: figures have no spaces to break at."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for number, name in enumerate(names):
-        table.add_column(name, justify="right" if number else "left", style="" if number else "bold", no_wrap=True)
+        table.add_column(name, justify="right" if number else "left", style="" if number else "bold")
     return table
 
 
@@ -145,7 +148,7 @@ def _share(figure: dict[str, float | None]) -> str:
 
 def _share_range(figure: dict[str, float | None]) -> str:
     low, high = figure.get("low"), figure.get("high")
-    return "" if low is None or high is None else f"{low:.1%} to {high:.1%}"
+    return "" if low is None or high is None else f"{low:.1%}–{high:.1%}"
 
 
 def _number(value: float | None) -> str:
@@ -154,4 +157,7 @@ def _number(value: float | None) -> str:
 
 def _range(figure: dict[str, float | None]) -> str:
     low, high = figure.get("low"), figure.get("high")
-    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    if low is None or high is None:
+        return ""
+    digits = 3 if high < 10 else 1
+    return f"{low:.{digits}f}–{high:.{digits}f}"
