@@ -15,7 +15,8 @@ import soxr
 import torch
 from PIL import Image
 from tokenizers import Tokenizer
-from torchvision.io import ImageReadMode, decode_jpeg
+from torch.nn.functional import interpolate
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -40,14 +41,8 @@ def jpeg(data: bytes) -> bytes:
     height, width = pixels.shape[1:]
     scale = SIDE_PX / min(height, width)
     size = [int(height * scale), int(width * scale)]
-    pixels = functional.resize(pixels, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return _encoded(pixels.permute(1, 2, 0).numpy())
-
-
-def _encoded(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()
+    pixels = interpolate(pixels[None], size=size, mode="bicubic", antialias=True)[0]
+    return bytes(encode_jpeg(pixels, quality=QUALITY).numpy())
 
 
 def _members(path: str) -> Any:
@@ -145,7 +140,7 @@ def _frames(data: bytes) -> list[bytes]:
                 scale = SIDE_PX / min(pixels.shape[1:])
                 size = [int(side * scale) for side in pixels.shape[1:]]
                 small = functional.resize(pixels, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-                found.append(_encoded(small.permute(1, 2, 0).numpy()))
+                found.append(bytes(encode_jpeg(small, quality=QUALITY).numpy()))
         return found
 
 

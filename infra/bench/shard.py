@@ -105,8 +105,8 @@ def processor(folder: Path, count: int, size_bytes: int) -> None:
 
 
 def memory(folder: Path) -> None:
-    """Prints peaks of shuffles whose index is 1.3 and 6.5 times the memory given."""
-    for count in (5_000, 25_000):
+    """Prints peaks of shuffles whose index is 1.3, 6.5 and 20 times the memory given."""
+    for count in (5_000, 25_000, 75_000):
         source = texts(folder / f"texts{count}", count)
         found = peaks(["shard", str(source), "-o", str(folder / f"shuffled{count}"), "--shuffle", "1", "--memory", MEMORY])
         print(f"{count:,} rows, {count * 4200 >> 20} MiB of index, --memory {MEMORY}: {found}", flush=True)
