@@ -7,9 +7,11 @@ Archives go past the page cache (O_DIRECT) where the disk takes that: a kernel s
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 TEMPORARY = ".tmp-"
 """Part of the name of a file that is being written; whoever finds an old one may delete it."""
@@ -58,6 +60,26 @@ class Draft:
         if self._direct:
             self._direct = False
             fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~_DIRECT)
+
+
+class DraftFile(io.RawIOBase):
+    """A draft as the file that Arrow writes to. Once `dead`, what is still written goes nowhere."""
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__()
+        self._draft = draft
+        self.dead = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if not self.dead:
+            self._draft.write(memoryview(data))
+        return len(data)
+
+    def tell(self) -> int:
+        return self._draft.size
 
 
 def read_at(fd: int, offset: int, view: memoryview) -> int:

@@ -3,7 +3,6 @@
 Media are compressed already, so they are stored as they are; packing or indexing them again costs time and saves nothing.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema, storage
+from pipeline.draft import DraftFile
 
 ROW_GROUP_BYTES = 32 << 20
 """What a writer holds before it writes, and what a reader reads at once."""
@@ -40,7 +40,7 @@ class RowGroups:
     def __init__(self, draft: storage.Draft, metadata: dict[str, str], group_bytes: int = ROW_GROUP_BYTES) -> None:
         table = schema.PREPARED.with_metadata(dict(sorted(metadata.items())))
         columns = _leaves(table)
-        self._sink = _Sink(draft)
+        self._sink = DraftFile(draft)
         self._writer: Any = pq.ParquetWriter(
             pa.PythonFile(self._sink, "w"),
             table,
@@ -94,26 +94,6 @@ class RowGroups:
 def _leaves(table: pa.Schema) -> list[str]:
     """Parquet's names of the columns."""
     return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in table]
-
-
-class _Sink(io.RawIOBase):
-    """A draft as a file that Arrow writes to."""
-
-    def __init__(self, draft: storage.Draft) -> None:
-        super().__init__()
-        self._draft = draft
-        self.dead = False
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        if not self.dead:
-            self._draft.write(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._draft.size
 
 
 def read_row_groups(url: str) -> Iterator[pa.Table]:

@@ -5,7 +5,6 @@ known by their bytes. The table appears whole when the shard was read to its end
 """
 
 import functools
-import io
 import json
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline import schema, storage
+from pipeline.draft import DraftFile
 from pipeline.errors import Reason, SampleError
 from pipeline.samples.chunks import ShardTask
 from pipeline.samples.image import decode_image
@@ -110,7 +110,7 @@ def sign_shard(task: ShardTask, config: SignatureConfig) -> Iterator[pa.Table]:
     """Writes the table of one shard; yields schema.RECEIPTS as it goes on, the last one committed."""
     metadata = {"nightcap.shard": task.shard, "nightcap.fingerprint": task.fingerprint}
     with suppress(_Unfinished), storage.Folder(config.read.output).create(config.path_of(task.shard)) as draft:
-        sink = _Sink(draft)
+        sink = DraftFile(draft)
         with pq.ParquetWriter(sink, schema.SIGNATURES.with_metadata(metadata), compression="zstd") as writer:
             end = yield from _signed(task, config, writer)
         if end is None:
@@ -166,20 +166,3 @@ def _receipt(
 ) -> pa.Table:
     row = {"shard": task.shard, "lo": lo, "hi": hi, "counts": json.dumps(counts), "audio_s": 0.0, "committed": committed, "damage": damage}
     return pa.Table.from_pylist([{**row, "seconds": json.dumps(seconds), "examples": json.dumps(examples)}], schema.RECEIPTS)
-
-
-class _Sink(io.RawIOBase):
-    """A draft as the file that Parquet is written to."""
-
-    def __init__(self, draft: storage.Draft) -> None:
-        self._draft = draft
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._draft.write(memoryview(data))
-        return len(data)
-
-    def tell(self) -> int:
-        return self._draft.size

@@ -153,7 +153,7 @@ def test_the_cluster_of_plain_machines_wants_a_token_and_keeps_the_dashboard_to_
 
 
 def test_the_jobs_file_has_only_keys_that_nightly_knows() -> None:
-    read(str(INFRA / "kubernetes/job.yaml"), names_of(NightlyConfig))
+    assert read(str(INFRA / "kubernetes/job.yaml"), names_of(NightlyConfig)), "the file sets nothing"
 
 
 def test_the_dockerfile_is_pinned_and_not_root() -> None:
