@@ -24,7 +24,7 @@ from pipeline.samples.chunks import ShardTask
 from pipeline.samples.drops import FOLDER as DROPS
 from pipeline.samples.source import ReadConfig, ShardDatasource
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised by hand when the same options would give other signatures than before."""
 
 

@@ -6,11 +6,13 @@ Workers of both sides are warm: the first round of each is not counted. Both wri
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -47,6 +49,7 @@ def nightcap(folder: Path, chain: ChainConfig) -> Callable[[], float]:
         spent = time.perf_counter() - began
         assert job.run.tally.rejected == 0, job.run.tally.counts
         once.seconds = job.run.tally.seconds  # type: ignore[attr-defined]
+        shutil.rmtree(output)
         return job.run.tally.samples / spent
 
     return once
@@ -67,7 +70,9 @@ def by_hand(folder: Path, made: Pool, work: Callable[[tuple[str, str, str]], int
         jobs = [(str(path), str(output / f"{path.stem}.parquet"), tokenizer) for path in sorted((folder / "shards").glob("*.tar"))]
         began = time.perf_counter()
         samples = sum(made.imap_unordered(work, jobs))
-        return samples / (time.perf_counter() - began)
+        spent = time.perf_counter() - began
+        shutil.rmtree(output)
+        return samples / spent
 
     return once
 
@@ -93,18 +98,14 @@ def pictures(folder: Path, tokenizer: str) -> None:
 
 
 def steady(folder: Path, tokenizer: str) -> None:
-    """Pictures without start and end: the time of 14 archives less that of 6."""
-    big, small, chain = folder / "big", folder / "small", ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
-    write_photographs(big / "shards", 14, 500)
-    write_photographs(small / "shards", 6, 500)
+    """Pictures for so long that start and end weigh little: 15,000 after 2,000 that are not counted. What comes out is deleted at once."""
+    chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
+    write_photographs(folder / "warm" / "shards", 4, 500)
+    write_photographs(folder / "shards", 30, 500)
     with session("", verbose=False), pool() as made:
-        sides = {
-            "prepare": (nightcap(big, chain), nightcap(small, chain)),
-            "loop by hand": (by_hand(big, made, loops.pictures, tokenizer), by_hand(small, made, loops.pictures, tokenizer)),
-        }
-        works = {name: lambda side=side: 4_000 / (7_000 / side[0]() - 3_000 / side[1]()) for name, side in sides.items()}  # type: ignore[misc]
-        interleaved(works, 1)
-        figures = interleaved(works, 2)
+        for place, rounds in ((folder / "warm", 1), (folder, ROUNDS)):
+            works = {"prepare": nightcap(place, chain), "loop by hand": by_hand(place, made, loops.pictures, tokenizer)}
+            figures = interleaved(works, rounds)
     show(figures, "samples/s")
     print("prepare by loop: " + " ".join(f"{a / b:.3f}" for a, b in zip(figures["prepare"], figures["loop by hand"], strict=True)))
 
@@ -154,18 +155,19 @@ def video(folder: Path, tokenizer: str) -> None:
 
 def others(folder: Path, tokenizer: str) -> None:
     """Ray's own reader with a row-wise PIL map, webdataset's loader with the same codec, and Daft where DAFT_PYTHON names one."""
-    write_photographs(folder / "shards", 4, 250)
     chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
+    write_photographs(folder / "warm" / "shards", 4, 125)
+    write_photographs(folder / "shards", 12, 500)
     with session("", verbose=False):
-        works = {
-            "prepare": nightcap(folder, chain),
-            "ray.data.read_webdataset": lambda: loops.naive_ray(folder, tokenizer),
-            "webdataset loader": lambda: loops.webdataset_loader(folder, tokenizer, CORES),
-        }
-        if python := os.environ.get("DAFT_PYTHON"):
-            works["Daft"] = lambda: loops.daft(folder, python)
-        interleaved(works, 1)
-        figures = interleaved(works, 2)
+        for place, rounds in ((folder / "warm", 1), (folder, 2)):
+            works = {
+                "prepare": nightcap(place, chain),
+                "ray.data.read_webdataset": partial(loops.naive_ray, place, tokenizer),
+                "webdataset loader": partial(loops.webdataset_loader, place, tokenizer, CORES),
+            }
+            if python := os.environ.get("DAFT_PYTHON"):
+                works["Daft"] = partial(loops.daft, place, python)
+            figures = interleaved(works, rounds)
     show(figures, "samples/s")
     for name in list(works)[1:]:
         print(f"prepare by {name}: {' '.join(f'{a / b:.2f}' for a, b in zip(figures['prepare'], figures[name], strict=True))}")

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from pipeline.model.config import Fit
+from pipeline.samples.bicubic import resize
 from pipeline.samples.medium import Pixels
-from pipeline.samples.resize import PictureConfig, resize, scale
+from pipeline.samples.resize import PictureConfig, scale
 
 
 def fit_picture(pixels_hwc: Pixels, side_px: int, fit: Fit) -> Pixels:

@@ -147,7 +147,7 @@ class Chain:
         self._text(row)
         self._tokenise(row)
         before: Facts = row["facts"]
-        self._medium(row)
+        self._decode(row, frozenset(Reason))
         known = {name: getattr(before, name) for name in ("size_bytes", "text", "n_tokens")}
         after: Facts = row["facts"]
         return dataclasses.replace(after, **known)
@@ -191,6 +191,9 @@ class Chain:
             raise SampleError(removed.reason, removed.detail)
 
     def _medium(self, row: Row) -> None:
+        self._decode(row, self._measures)
+
+    def _decode(self, row: Row, asked: frozenset[Reason]) -> None:
         item: Item = row["item"]
         if item.medium is None or item.modality is None:
             row |= dict.fromkeys(MEDIUM_COLUMNS)
@@ -199,14 +202,13 @@ class Chain:
         assert item.medium.data is not None
         config = self._config
         with codec_boundary():
-            found = prepare_medium(
-                item.medium.data, item.medium.name, item.modality, config.picture, config.frames, config.wave, self._measures
-            )
+            found = prepare_medium(item.medium.data, item.medium.name, item.modality, config.picture, config.frames, config.wave, asked)
         row |= found.columns
         row["facts"] = found.facts
 
     @property
     def _measures(self) -> frozenset[Reason]:
+        """What costs something to find out, and is asked for."""
         return frozenset(one.reason for one in self._filters)
 
 

@@ -19,9 +19,10 @@ from av.stream import Disposition
 
 from pipeline.errors import Reason, RequestError, SampleError
 from pipeline.samples.audio import open_container
+from pipeline.samples.bicubic import resize
 from pipeline.samples.image import check_pixels
 from pipeline.samples.medium import Pixels, Wave, modality_of
-from pipeline.samples.resize import PictureConfig, resize, scale, to_jpeg
+from pipeline.samples.resize import PictureConfig, scale, to_jpeg
 from pipeline.samples.video import rotation, upright
 from pipeline.samples.wave import WaveConfig, decode_wave
 

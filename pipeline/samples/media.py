@@ -27,7 +27,7 @@ def prepare_medium(
     Raises SampleError, and whatever the codec raises.
     """
     if modality == "image":
-        return _picture(data, field, picture)
+        return _picture(data, field, picture, asked)
     if modality == "audio":
         return _recording(data, field, wave, asked)
     return _clip(data, field, picture, frames, wave, asked)
@@ -38,8 +38,8 @@ def _columns(**given: Any) -> dict[str, Any]:
     return {**empty, **given}
 
 
-def _picture(data: bytes, field: str, config: PictureConfig) -> PreparedMedium:
-    stored = normalise_picture(data, field, config)
+def _picture(data: bytes, field: str, config: PictureConfig, asked: frozenset[Reason]) -> PreparedMedium:
+    stored = normalise_picture(data, field, config, pixels=Reason.FILTERED_BLANK in asked)
     facts = Facts(modality="image", width=stored.source_width, height=stored.source_height, pixels_hwc=stored.pixels_hwc)
     return PreparedMedium(_columns(image=stored.jpeg, width=stored.width, height=stored.height), facts)
 

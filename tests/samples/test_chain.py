@@ -93,6 +93,8 @@ def test_filters_see_the_decoded_medium() -> None:
     Image.new("RGB", (300, 300), (9, 9, 9)).save(blank, "JPEG")
     strict = ChainConfig(filters=FilterConfig(min_contrast=2.0, min_side_px=100))
     assert refused(item(jpg=blank.getvalue()), strict) is Reason.FILTERED_BLANK
+    within = ChainConfig(filters=FilterConfig(min_contrast=2.0), picture=PictureConfig(short_side_px=400))
+    assert refused(item(jpg=blank.getvalue()), within) is Reason.FILTERED_BLANK, "also where its bytes would be kept"
     assert refused(item(jpg=jpeg(90, 400)), strict) is Reason.FILTERED_RESOLUTION
     assert run(item(jpg=jpeg(300, 400)), strict)["image"] is not None
     assert refused(item(flac=flac(0.5, 8_000)), ChainConfig(filters=FilterConfig(min_source_rate_hz=16_000))) is Reason.FILTERED_SAMPLE_RATE

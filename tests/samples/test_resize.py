@@ -2,7 +2,9 @@
 
 - before encoding, pixels are within a grey level of torchvision's decode, Resize, CenterCrop; on photographs too
 - JPEGs within bounds keep their bytes; a turn, another format or mode, a cut or a larger size does not
-- what is kept was decoded all the same: damage is refused
+- a large photograph, of which the codec leaves out detail, is within a grey level of the same; turned and of odd sizes too
+- what is kept was decoded all the same: damage is refused, also where nobody asks for its pixels
+- nothing of this imports torchvision, which takes longer than some runs
 - nothing is enlarged unless asked for; too many pixels and sides that a JPEG cannot hold are refused
 - all 8 EXIF orientations give one picture; the result has no metadata
 - normalising again changes nothing
@@ -11,6 +13,8 @@
 
 import importlib.util
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
 from pipeline.errors import Reason, RequestError, SampleError
+from pipeline.samples.image import decode_image, decode_upright, divisor_for, shrink
 from pipeline.samples.medium import Pixels
 from pipeline.samples.resize import Crop, PictureConfig, normalise_picture, scale, to_float, to_jpeg
 
@@ -92,6 +97,45 @@ def test_photographs_shrink_as_torchvision_and_pillow_shrink_them() -> None:
         assert np.abs(pixels_of(picture.jpeg).astype(int) - np.asarray(by_pillow)).mean() < 3
 
 
+@pytest.mark.parametrize(("width", "height"), [(1997, 1503), (1504, 2000), (2001, 1500)])
+@pytest.mark.parametrize("crop", ["none", "center", "square"])
+def test_large_photographs_lose_only_detail_that_shrinking_averages(crop: Crop, width: int, height: int) -> None:
+    data = encoded(scene(width, height), quality=92)
+    config = PictureConfig(short_side_px=199, crop=crop, quality=100)
+    upright = decode_upright(data, lambda height, width, plain: divisor_for(min(height, width) / 199))
+    assert upright.pixels_hwc.shape == (-(-height // 2), -(-width // 2), 3) and (upright.height, upright.width) == (height, width)
+    expected, picture = reference(data, config), normalise_picture(data, "jpg", config)
+    assert picture.pixels_hwc is not None and picture.pixels_hwc.shape == expected.shape
+    apart = picture.pixels_hwc.astype(int) - expected
+    assert np.abs(apart).mean() < 0.35 and abs(apart.mean()) < 0.02 and np.abs(apart).max() <= 4
+    assert (picture.source_width, picture.source_height) == (width, height)
+    if crop == "none":
+        pixels, *size = decode_image(data, 199)
+        assert size == [width, height] and np.abs(pixels.astype(int) - shrink(decode_upright(data).pixels_hwc, 199)).mean() < 0.35
+
+
+@pytest.mark.parametrize(("width", "height"), [(1600, 1200), (1601, 1203)])
+def test_large_photographs_that_lie_on_their_side_are_turned(width: int, height: int) -> None:
+    upright = scene(width, height)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    config = PictureConfig(short_side_px=150)
+    turned = normalise_picture(encoded(upright.transpose(Image.Transpose.ROTATE_90), exif=exif, quality=98), "jpg", config)
+    straight = normalise_picture(encoded(upright, quality=98), "jpg", config)
+    assert turned.pixels_hwc is not None and straight.pixels_hwc is not None and turned.pixels_hwc.shape == straight.pixels_hwc.shape
+    assert (turned.source_width, turned.source_height) == (width, height)
+    assert np.abs(turned.pixels_hwc.astype(int) - straight.pixels_hwc).mean() < 0.5
+
+
+def test_preparing_pictures_imports_no_torchvision() -> None:
+    made = "import io; from PIL import Image; data = io.BytesIO(); Image.new('RGB', (900, 600)).save(data, 'JPEG')"
+    used = (
+        "from pipeline.samples.resize import PictureConfig, normalise_picture; normalise_picture(data.getvalue(), 'jpg', PictureConfig())"
+    )
+    done = f"import sys, pipeline.samples.prepare; {made}; {used}; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", done], check=False).returncode == 0
+
+
 def test_a_jpeg_within_bounds_keeps_its_bytes() -> None:
     data = encoded(scene(90, 60), quality=35, exif=Image.Exif())
     for config in (PictureConfig(), PictureConfig(short_side_px=60), PictureConfig(short_side_px=60, upscale=True)):
@@ -136,8 +180,10 @@ def test_other_formats_and_modes_are_encoded_again() -> None:
 def test_damage_is_refused_even_where_bytes_would_be_kept() -> None:
     data = encoded(scene(90, 60))
     for damaged in (data[: len(data) // 2], data[: len(data) // 2] + b"\xff\xd9"):
-        with pytest.raises((SampleError, OSError)):
-            normalise_picture(damaged, "jpg", PictureConfig())
+        for pixels in (True, False):
+            with pytest.raises((SampleError, OSError)):
+                normalise_picture(damaged, "jpg", PictureConfig(), pixels=pixels)
+    assert normalise_picture(data, "jpg", PictureConfig(), pixels=False).pixels_hwc is None
     for empty, field, reason in ((b"", "jpg", Reason.EMPTY_MEDIUM), (data, "txt", Reason.NO_MEDIUM)):
         with pytest.raises(SampleError) as caught:
             normalise_picture(empty, field, PictureConfig())
