@@ -94,20 +94,23 @@ def read_at(fd: int, offset: int, view: memoryview) -> int:
 
 
 @contextlib.contextmanager
-def local_draft(target: str, tag: str = "", *, direct: bool = False) -> Iterator[Draft]:
-    """A file of a disk: synced and renamed when the block ends, removed if that raises."""
+def local_draft(target: str, tag: str = "", *, direct: bool = False, durable: bool = True) -> Iterator[Draft]:
+    """A file of a disk: synced and renamed when the block ends, removed if that raises. Without `durable` it is not synced."""
     folder, name = os.path.split(target)
     temporary = f"{folder}/{TEMPORARY}{tag}{secrets.token_hex(6)}-{name[-180:]}"
     fd, direct = _opened(temporary, direct)
     try:
         with os.fdopen(fd, "wb", buffering=0):
             yield Draft(fd, direct=direct)
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+    if not durable:
+        return
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)

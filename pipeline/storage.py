@@ -153,12 +153,15 @@ class Folder:
     def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
         return Folder, (self.url,)
 
-    def put(self, path: str, data: bytes) -> None:
-        """Writes the file whole or not at all, replacing an older one. A full disk is a `StoppedError`."""
+    def put(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        """Writes the file whole or not at all, replacing an older one. A full disk is a `StoppedError`.
+
+        Without `durable` a disk need not have it yet: it outlives processes, but maybe not its machine.
+        """
         target = f"{self._root}/{path}"
         with _full_disk_stops(target):
             if self._filesystem is _LOCAL:
-                with local_draft(target) as draft:
+                with local_draft(target, durable=durable) as draft:
                     draft.write(data)
             else:
                 with self._filesystem.open_output_stream(target) as stream:
