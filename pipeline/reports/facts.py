@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import RequestError
+from pipeline.reports.archives import SUFFIX, counts_of, first_rows
 from pipeline.reports.gallery import Shown
 from pipeline.reports.rejects import read_rejects
 from pipeline.reports.training import Training, read_training
@@ -29,7 +30,7 @@ GALLERY_FILES, GALLERY_PER_FILE = 8, 12
 """Archives that the gallery shows, and samples of each: reading one costs a pass over its headers."""
 UNDERSTANDING_FORMAT = 2
 """Of understanding.json; one of another version is not shown."""
-TABLES = ("captions", "prepared")
+TABLES = ("captions", "prepared", "archives")
 PREPARED_FIRST = 1_000
 """Rows of a prepared table that its gallery comes from: their media stand in its first row groups, the rest is not read."""
 SCORES = {"cider_d": 2, "chrf": 0, "rouge_l": 2, "token_f1": 2, "wer": 2}
@@ -112,10 +113,10 @@ def gather(store: storage.Folder, path: str) -> Facts:
         found = json.loads(store.get("model/evaluation/understanding.json"))
         facts.understanding = found if found.get("format") == UNDERSTANDING_FORMAT else None
     for table in TABLES:
-        names = [blob.path for blob in store.list(table) if blob.path.endswith(".parquet")]
+        names = [blob.path for blob in store.list(table) if blob.path.endswith(SUFFIX if table == "archives" else ".parquet")]
         if names:
             facts.table = table
-            _read(store, facts, names)
+            (_read_archives if table == "archives" else _read)(store, facts, sorted(names, key=lambda name: (_rank(name), name)))
             break
     facts.rejects = read_rejects(store, record.get("recipe", {}).get("root"))
     if record["job"] == "train":
@@ -127,10 +128,23 @@ def _rank(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
+def _read_archives(store: storage.Folder, facts: Facts, names: list[str]) -> None:
+    """Counts of all archives, distributions and rows to show from the first rows of some."""
+    for name in names[:GALLERY_FILES]:
+        table = first_rows(f"{store.url}/{name}", PREPARED_FIRST, _COLUMNS)
+        _count(facts, table)
+        chosen = _Smallest(GALLERY_PER_FILE)
+        chosen.add(table)
+        facts.rows_shown += [row | {"table": name} for row in chosen.rows()]
+    facts.files, facts.files_read = len(names), min(len(names), GALLERY_FILES)
+    counts = sum((counts_of(store, name) for name in names[:FILES]), Counter[str]())
+    facts.rows = counts.pop("rows", 0) or facts.rows
+    facts.modalities = counts or facts.modalities
+
+
 def _read(store: storage.Folder, facts: Facts, names: list[str]) -> None:
-    ordered = sorted(names, key=lambda name: (_rank(name), name))
     facts.files = len(names)
-    for number, name in enumerate(ordered[:FILES]):
+    for number, name in enumerate(names[:FILES]):
         facts.files_read += 1
         chosen = _Smallest(GALLERY_PER_FILE) if number < GALLERY_FILES else None
         for first, batch in enumerate(_batches(store, name)):

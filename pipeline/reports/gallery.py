@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.errors import Reason, SampleError
+from pipeline.reports.archives import AT, media_at
 from pipeline.samples.decode import codec_boundary
 from pipeline.samples.frames import FramesConfig, sample_frames
 from pipeline.samples.group import Sample, read_samples
@@ -71,12 +72,14 @@ def show(rows: Sequence[dict[str, Any]], *, output: str, root: str | None, table
     shown = [Shown(row) for row in rows]
     groups: dict[str, list[Shown]] = defaultdict(list)
     for one in shown:
-        groups[one.row["table"] if table == "prepared" else one.row["shard"]].append(one)
+        groups[one.row["shard"] if table == "captions" else one.row["table"]].append(one)
     budget = Budget(size_bytes)
     for name, members in groups.items():
         try:
             if table == "prepared":
                 _from_rows(f"{output}/{name}", members, budget)
+            elif table == "archives":
+                _from_prepared_archive(f"{output}/{name}", members, budget)
             else:
                 _from_archive(f"{root}/{name}" if root else name, members, budget)
         except (OSError, pa.ArrowInvalid) as exc:
@@ -146,6 +149,12 @@ def _from_rows(url: str, members: Sequence[Shown], budget: Budget) -> None:
                     here.discard(index)
                 if not here:
                     break
+
+
+def _from_prepared_archive(url: str, members: Sequence[Shown], budget: Budget) -> None:
+    shown = {one.row[AT]: one for one in members}
+    for place, row in media_at(url, list(shown)):
+        _prepared(shown[place], row, budget)
 
 
 def _prepared(one: Shown, row: dict[str, Any], budget: Budget) -> None:

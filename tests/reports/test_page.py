@@ -23,12 +23,14 @@ from jobs.evaluate import EvaluateConfig
 from jobs.evaluate import run as evaluate
 from jobs.report import ReportConfig, page_of, run
 from pipeline import schema
+from pipeline.commit.archives import Archive
 from pipeline.errors import RequestError
 from pipeline.reports.facts import GALLERY_FILES, GALLERY_PER_FILE, PREPARED_FIRST
+from pipeline.reports.gallery import FRAMES
 from pipeline.reports.rejects import PER_REASON
 from pipeline.reports.tally import POINTS, Tally
 from pipeline.storage import Folder
-from tests.reports.run_folder import EVIL, RUN, picture, row, write_rows, write_run
+from tests.reports.run_folder import EVIL, RUN, picture, recording, row, write_rows, write_run
 from tests.training.small import write_prepared
 
 
@@ -121,6 +123,29 @@ def test_a_prepared_folder_shows_its_own_media(output: Path, tmp_path: Path) -> 
     text = page(output)
     assert text.count("data:image/jpeg;base64,") == GALLERY_PER_FILE
     assert f"of {PREPARED_FIRST + 8:,} rows" in text and "tokens" in text and "Caption</dt>" not in text
+
+
+def test_archives_that_were_prepared_show_their_own_media(output: Path) -> None:
+    (output / "captions/a.parquet").unlink()
+    archive = output / "archives/part/b.tar"
+    archive.parent.mkdir(parents=True)
+    given = {"modality": "image", "flags": [], "width": 60, "height": 40, "shard": "part/b.tar", "n_tokens": 5}
+    rows = [given | {"key": f"k{at}", "index": 2 * at, "image": picture(at), "text": EVIL} for at in range(GALLERY_PER_FILE + 3)]
+    rows[4] |= {"image": None, "audio": recording(), "modality": "audio"}
+    rows[5] |= {"image": None, "frames": [picture(at) for at in range(FRAMES + 2)], "modality": "video"}
+    with Folder(str(output)).create("archives/part/b.tar") as draft, Archive(draft) as written:
+        written.add(pa.Table.from_pylist([dict.fromkeys(schema.PREPARED.names) | row for row in rows], schema.PREPARED))
+    archive.with_name("b_stats.json").write_text(json.dumps({"counts": written.counts}))
+    text = page(output)
+    shown = text.count('<li class="card"')
+    assert shown == GALLERY_PER_FILE and f"of {len(rows)} rows" in text and "Tokens of 15" in text
+    pictures = text.count("data:image/jpeg;base64,") + text.count("data:audio/mpeg;base64,")
+    assert pictures in (shown, shown + FRAMES - 1), "the clip may be among those that are shown"
+    assert "cannot be read" not in text and "<script>document" not in text
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    archive.with_name("b_stats.json").unlink()
+    found = re.search(r"(\d+) of (\d+) rows", page(output))
+    assert found is not None and 1 < int(found[1]) == int(found[2]) < shown, "what is left of a damaged archive"
 
 
 def test_values_that_are_not_finite_stand_in_no_histogram(output: Path) -> None:
