@@ -124,6 +124,8 @@ def _held(setup: Setup) -> int:
 def plan(config: TrainConfig) -> Setup:
     """Everything that can be refused is refused here, before Ray starts."""
     corpus, tokenizer = open_corpus(config.prepared), tokenizer_of(config.prepared)
+    if config.mix.word_dropout > 0 and tokenizer.mask_id is None:
+        raise RequestError(f"--word-dropout {config.mix.word_dropout}: the tokenizer of {config.prepared} has no [MASK] token")
     problem = storage.writable(config.output)
     if problem is not None:
         raise RequestError(f"cannot write to --output {config.output}: {problem}")

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     HIDE_PATCHES = 5
     STYLE = 6
     FEATURES = 7
+    DROP_WORDS = 8
 
 
 def uniform(seeds_b: torch.Tensor, stream: IntEnum, count: int) -> torch.Tensor:

@@ -36,6 +36,15 @@ def hide_words(
     return HiddenWords(shown, asked_bt)
 
 
+def drop_words(token_ids_bt: torch.Tensor, seeds_b: torch.Tensor, share: float, mask_id: int, start_id: int) -> torch.Tensor:
+    """Each word but the start becomes [MASK] with probability `share` (Bowman et al.: Generating Sentences from a Continuous Space, 2016).
+
+    What is left of the text before it no longer tells the next word, so that it is read off the medium.
+    """
+    dropped_bt = (uniform(seeds_b, Stream.DROP_WORDS, token_ids_bt.shape[1]) < share) & (token_ids_bt != start_id)
+    return torch.where(dropped_bt, mask_id, token_ids_bt)
+
+
 def pick(candidates_bt: torch.Tensor, draws_bt: torch.Tensor, share: float) -> torch.Tensor:
     """bool, b x t: of each row's candidates those with the smallest draws, a share of them, rounded, at least one if there are any."""
     many = candidates_bt.sum(dim=1)

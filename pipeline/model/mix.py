@@ -23,6 +23,8 @@ class ObjectiveMix:
     """Weight of telling a sample's text from those of the batch; large batches help."""
     label_smoothing: float = 0.1
     """Share of each next word's target that is spread over the vocabulary; more generalises, and raises the perplexity."""
+    word_dropout: float = 0.0
+    """Share of the words before the next one that are hidden from it while training: it is read off the medium, not guessed from them."""
     masked_text_share: float = 0.15
     """Share of a text's words that masked_text asks for; at least one."""
     masked_medium_share: float = 0.5
@@ -34,6 +36,8 @@ class ObjectiveMix:
             raise RequestError("the weights of the objectives must be 0 or more, and one of them above 0")
         if not 0 <= self.label_smoothing < 1:
             raise RequestError(f"label_smoothing {self.label_smoothing}: give 0 to 1")
+        if not 0 <= self.word_dropout < 1:
+            raise RequestError(f"word_dropout {self.word_dropout}: give 0 to below 1")
         for name in ("masked_text_share", "masked_medium_share"):
             if not 0 < getattr(self, name) < 1:
                 raise RequestError(f"{name} {getattr(self, name)}: give more than 0 and less than 1")

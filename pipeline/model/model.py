@@ -20,7 +20,7 @@ from pipeline.model.clips import ClipEncoder
 from pipeline.model.config import ModelConfig
 from pipeline.model.groups import param_groups
 from pipeline.model.heads import CommonSpace, PatchHead, gathered, own_rows
-from pipeline.model.hide import both_ways, hide_words
+from pipeline.model.hide import both_ways, drop_words, hide_words
 from pipeline.model.memory import Memory, assemble
 from pipeline.model.mix import ObjectiveMix
 from pipeline.model.objectives import Loss, causal_targets, contrastive_loss, token_loss
@@ -178,7 +178,10 @@ class MultimodalLM(nn.Module):
         with self.text_numbers():
             if "causal" in wanted:
                 targets, weight = causal_targets(batch.token_ids_bt, batch.token_mask_bt, batch.weight_b)
-                logits = self._text(batch.token_ids_bt[:, :-1], memory, None)
+                before = batch.token_ids_bt[:, :-1]
+                if train and mix.word_dropout > 0:
+                    before = drop_words(before, batch.seeds_b, mix.word_dropout, self.shapes.special["mask"], self.shapes.special["start"])
+                logits = self._text(before, memory, None)
                 losses["causal"] = token_loss(logits, targets, weight, mix.label_smoothing if train else 0.0)
             if "masked_text" in wanted:
                 losses["masked_text"] = self._masked_text(batch, memory, mix)

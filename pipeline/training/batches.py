@@ -1,7 +1,7 @@
 """Tables of the feed -> batches on the trainer's device.
 
 A table's pixels are one stretch of memory: pictures of one batch become a tensor without a copy where no row is of another
-modality. A batch is padded to its longest text, rounded up to eight tokens, and to its longest recording and clip.
+modality. A batch is padded to its longest text, recording and clip, and no further: padding costs as much as words do.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipeline.model.batch import Batch, Clips, Pictures, Recordings
 
-TOKENS_STEP = 8
 _Nested = TypeVar("_Nested")
 
 
@@ -72,8 +71,7 @@ def collate(table: pa.Table, *, px: int, pad_id: int, real: int | None = None, p
 
 def _tokens(column: pa.ChunkedArray, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     texts = [ids or [pad_id] for ids in column.to_pylist()]
-    width = max(len(ids) for ids in texts)
-    width += -width % TOKENS_STEP
+    width = max(2, *(len(ids) for ids in texts))
     ids_bt = torch.full((len(texts), width), pad_id, dtype=torch.int64)
     mask_bt = torch.zeros(len(texts), width, dtype=torch.bool)
     for row, ids in enumerate(texts):

@@ -106,6 +106,13 @@ def test_an_objective_without_its_head(tmp_path: Path) -> None:
         config(tmp_path, mix=ObjectiveMix(contrastive_weight=1.0))
 
 
+def test_words_that_cannot_be_dropped_for_want_of_a_mask(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "data")
+    words = tmp_path / "data/tokenizer/tokenizer.json"
+    words.write_text(words.read_text().replace("[MASK]", "[SPARE]"))
+    assert "has no [MASK] token" in refused(tmp_path, mix=ObjectiveMix(word_dropout=0.2))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

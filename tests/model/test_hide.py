@@ -1,13 +1,14 @@
 """What is hidden:
 
 - words by BERT's scheme: 80 % mask, 10 % another word, 10 % stay; words only, at least one, the share that was asked for;
+- of the words before the next one each is dropped alike often, the start never;
 - patches align with cells; numbers are a sample's own whatever stands beside it, and streams are independent.
 """
 
 import torch
 
 from pipeline.model.chance import Stream, uniform
-from pipeline.model.hide import hide_patches, hide_words, patches_of, pick
+from pipeline.model.hide import drop_words, hide_patches, hide_words, patches_of, pick
 from pipeline.model.patches import hidden_patches, hidden_spans
 
 
@@ -37,6 +38,16 @@ def test_words_are_hidden_by_the_scheme_of_bert() -> None:
     assert abs(masked - 0.8) < 0.015 and abs(kept - 0.1) < 0.012
     others = shown[(shown != 4) & (shown != 30)]
     assert set(others.tolist()) == set(range(5, 30))
+
+
+def test_words_before_the_next_one_are_dropped_at_the_rate_asked_for_and_the_start_never() -> None:
+    ids = torch.full((4000, 6), 30)
+    ids[:, 0] = 2
+    found = drop_words(ids, torch.arange(4000), 0.3, 4, 2)
+    assert set(found[:, 0].tolist()) == {2} and set(found[:, 1:].flatten().tolist()) == {4, 30}
+    assert all(abs(float((found[:, at] == 4).float().mean()) - 0.3) < 0.03 for at in range(1, 6))
+    assert torch.equal(found[5:6], drop_words(ids[:1], torch.tensor([5]), 0.3, 4, 2)), "by its seed, whatever stands beside it"
+    assert torch.equal(drop_words(ids, torch.arange(4000), 0.0, 4, 2), ids)
 
 
 def test_at_least_one_word_is_asked_for_and_none_where_there_is_none() -> None:

@@ -55,6 +55,23 @@ def test_a_hidden_word_does_not_show_through(model: MultimodalLM) -> None:
     assert not torch.allclose(logits[:, 1], model._text(moved, memory, both_ways(ids != 0))[:, 1])  # it does look ahead
 
 
+def test_dropped_words_do_not_show_through_and_are_dropped_while_training_only(model: MultimodalLM) -> None:
+    ids = texts(3, 6)
+    others = ids.clone()
+    others[:, 1:4] = torch.where(ids[:, 1:4] < 20, ids[:, 1:4] + 15, ids[:, 1:4] - 15)
+    mix = ObjectiveMix(word_dropout=0.999999)
+    shown = pictures(3)
+    with torch.no_grad():
+        memory = model.encode(batch_of(ids, pictures=shown))
+        last = [batch_of(each, pictures=shown) for each in (ids, others)]
+        for batch in last:
+            batch.token_mask_bt[:, :4] = False  # only words after the changed ones are asked for
+        trained = [float(model(batch, mix, train=True, memory=memory)["causal"].total) for batch in last]
+        asked = [float(model(batch, mix, train=False, memory=memory)["causal"].total) for batch in last]
+    assert trained[0] == pytest.approx(trained[1], abs=1e-6)
+    assert abs(asked[0] - asked[1]) > 1e-4
+
+
 def test_hidden_pixels_do_not_show_through(model: MultimodalLM) -> None:
     batch = batch_of(texts(3), pictures=pictures(3))
     seen: list[torch.Tensor] = []
