@@ -2,6 +2,7 @@
 
     geometry    one affine map a picture: a smaller part of it, shifted, turned, mirrored
     colour      brightness, contrast, saturation, hue, and now and then no colour at all
+    style       random filters and gammas: other textures and tones on the same shapes
     loudness    gain of recordings
 
 What happens to a sample comes from its seed, hence from (run seed, epoch, shard, index), whatever stands beside it. All frames of
@@ -26,6 +27,8 @@ class Draw(IntEnum):
     GEOMETRY = 101
     COLOUR = 102
     GAIN = 103
+    FILTER = 104
+    GAMMA = 105
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,16 +51,21 @@ class AugmentConfig:
     """Most turn of colours, in degrees of the colour wheel; wrong where texts name colours."""
     grey: float = 0.0
     """Probability of a picture without colour."""
+    random_filter: float = 0.0
+    """Probability of a picture seen through a random filter of its colours and their neighbours, mixed with itself: textures and colours
+    change, shapes stay. For what is to be known when others draw it; wrong where texts name colours."""
+    gamma: float = 0.0
+    """Most change of each colour's gamma, as a logarithm: 0.4 gives 0.67 to 1.5. Wrong where texts name colours."""
     gain_db: float = 6.0
     """Most change of loudness of recordings, in decibels."""
 
     def __post_init__(self) -> None:
         """Raises RequestError for a value out of range."""
-        for name in ("crop", "mirror", "brightness", "contrast", "saturation", "grey"):
+        for name in ("crop", "mirror", "brightness", "contrast", "saturation", "grey", "random_filter"):
             if not 0 <= getattr(self, name) <= (0.9 if name == "crop" else 1):
                 raise RequestError(f"augmentation: {name} is {getattr(self, name)}; give 0 to {0.9 if name == 'crop' else 1}")
-        if min(self.rotate_deg, self.hue_deg, self.gain_db) < 0:
-            raise RequestError("augmentation: rotate_deg, hue_deg and gain_db cannot be negative")
+        if min(self.rotate_deg, self.hue_deg, self.gamma, self.gain_db) < 0:
+            raise RequestError("augmentation: rotate_deg, hue_deg, gamma and gain_db cannot be negative")
 
     @property
     def geometric(self) -> bool:
@@ -78,7 +86,7 @@ def augment(batch: Batch, mirror_b: torch.Tensor, config: AugmentConfig) -> Batc
         pixels = pictures.pixels_nchw
         if config.geometric:
             pixels = _moved(pixels, seeds, mirror_b[pictures.rows_n], config)
-        pictures = Pictures(rows_n=pictures.rows_n, pixels_nchw=_coloured(pixels, seeds, config))
+        pictures = Pictures(rows_n=pictures.rows_n, pixels_nchw=_styled(_coloured(pixels, seeds, config), seeds, config))
     if recordings is not None:
         recordings = _louder(recordings, batch.seeds_b, config)
     if clips is not None:
@@ -96,7 +104,7 @@ def _clip_frames(clips: Clips, seeds_n: torch.Tensor, config: AugmentConfig) -> 
     seeds = seeds_n.repeat_interleave(k)
     if still.geometric:
         flat = _moved(flat, seeds, torch.zeros(n * k, dtype=torch.bool, device=flat.device), still)
-    return _coloured(flat, seeds, config).unflatten(0, (n, k))
+    return _styled(_coloured(flat, seeds, config), seeds, config).unflatten(0, (n, k))
 
 
 def _moved(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, mirror_n: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
@@ -131,6 +139,37 @@ def _coloured(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, config: AugmentC
     offset = (brightness * (1 - contrast) * grey)[:, None, None]
     changed = torch.baddbmm(offset + 0.5, scale * colour, floats)
     return changed.clamp_(0, 255).to(torch.uint8).view(n, c, h, w)
+
+
+def _styled(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
+    """uint8 -> uint8 through the random filter and the gamma of each picture."""
+    if config.random_filter == 0 and config.gamma == 0:
+        return pixels_nchw
+    changed = pixels_nchw.float()
+    if config.random_filter > 0:
+        changed = _through_filters(changed, seeds_n, config.random_filter)
+    if config.gamma > 0:
+        powers = torch.exp((2 * uniform(seeds_n, Draw.GAMMA, 3) - 1) * config.gamma)
+        changed = 255 * (changed.clamp(0, 255) / 255) ** powers[:, :, None, None]
+    return changed.add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def _through_filters(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, probability: float) -> torch.Tensor:
+    """float -> float (Xu et al.: Robust and Generalizable Visual Representation Learning via Random Convolutions, 2021):
+
+    out = a x + (1 - a) (w * x),   x around the middle grey, w 3 x 3 x 3 to each colour, normal with variance 1 / 27, a in 0..1
+    """
+    draws = uniform(seeds_n, Draw.FILTER, 2 + 81)
+    chosen = torch.nonzero(draws[:, 0] < probability)[:, 0]
+    if len(chosen) == 0:
+        return pixels_nchw
+    height, width = pixels_nchw.shape[2:]
+    own = pixels_nchw[chosen] - 128
+    padded = torch.nn.functional.pad(own, (1, 1, 1, 1), mode="replicate").view(1, -1, height + 2, width + 2)
+    weights = torch.special.ndtri(draws[chosen, 2:].clamp(1e-6, 1 - 1e-6)).view(-1, 3, 3, 3) / math.sqrt(27)
+    seen = torch.nn.functional.conv2d(padded, weights, groups=len(chosen)).view(-1, 3, height, width)
+    share = draws[chosen, 1].view(-1, 1, 1, 1)
+    return pixels_nchw.index_copy(0, chosen, share * own + (1 - share) * seen + 128)
 
 
 def _hue(turn_n: torch.Tensor) -> torch.Tensor:

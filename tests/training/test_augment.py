@@ -1,11 +1,15 @@
-"""Augmentation: nothing at 0; a sample's changes come from its seed alone; grey stays grey; only allowed pictures are mirrored."""
+"""Augmentation: nothing at 0; a sample's changes come from its seed alone; grey stays grey; only allowed pictures are mirrored;
+filters and gammas are their formulas."""
+
+import dataclasses
 
 import pytest
 import torch
 
 from pipeline.errors import RequestError
 from pipeline.model.batch import Batch, Clips, Pictures, Recordings
-from pipeline.training.augment import AugmentConfig, augment
+from pipeline.model.chance import uniform
+from pipeline.training.augment import AugmentConfig, Draw, augment
 
 STILL = AugmentConfig(crop=0, rotate_deg=0, brightness=0, contrast=0, saturation=0, gain_db=0)
 
@@ -55,6 +59,30 @@ def test_grey_stays_grey_under_every_change_of_colour() -> None:
 def test_always_grey_removes_colour(noise: torch.Tensor) -> None:
     found = changed(noise, [1, 2, 3], AugmentConfig(crop=0, rotate_deg=0, brightness=0, contrast=0, saturation=0, grey=1)).int()
     assert (found[:, 0] - found[:, 2]).abs().max() <= 1
+
+
+def test_a_filter_is_the_formula_and_only_some_pictures_go_through_one(noise: torch.Tensor) -> None:
+    still = dataclasses.replace(STILL, random_filter=1.0)
+    found = changed(noise, [1, 2, 3], still).float()
+    draws = uniform(torch.tensor([1, 2, 3]), Draw.FILTER, 83)
+    for row in range(3):
+        x, share = noise[row].float() - 128, float(draws[row, 1])
+        w = torch.special.ndtri(draws[row, 2:]).view(3, 3, 3, 3) / 27**0.5
+        by_hand = [float((w[colour] * x[:, 4:7, 8:11]).sum()) for colour in range(3)]  # around pixel 5, 9
+        wanted = torch.tensor([share * float(x[colour, 5, 9]) + (1 - share) * by_hand[colour] + 128 for colour in range(3)])
+        assert (found[row, :, 5, 9] - wanted.clamp(0, 255)).abs().max() <= 0.51
+    many = noise[:1].expand(400, -1, -1, -1)
+    some = changed(many, list(range(400)), dataclasses.replace(STILL, random_filter=0.3))
+    assert 0.22 < float((some != many).flatten(1).any(dim=1).float().mean()) < 0.38
+    assert torch.equal(some[7:8], changed(noise[:1], [7], dataclasses.replace(STILL, random_filter=0.3))), "whatever stands beside it"
+
+
+def test_a_gamma_keeps_black_and_white_and_bends_what_is_between() -> None:
+    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
+    found = changed(ramp, [9], dataclasses.replace(STILL, gamma=0.4)).flatten(2).float()[0]
+    powers = torch.exp((2 * uniform(torch.tensor([9]), Draw.GAMMA, 3)[0] - 1) * 0.4)
+    assert found[:, 0].tolist() == [0, 0, 0] and found[:, 255].tolist() == [255, 255, 255]
+    assert (found[:, 100] - 255 * (100 / 255) ** powers).abs().max() <= 0.51 and len(set(powers.tolist())) == 3
 
 
 def test_only_pictures_that_may_be_are_mirrored(noise: torch.Tensor) -> None:
