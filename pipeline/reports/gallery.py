@@ -197,7 +197,7 @@ def _add_pictures(one: Shown, jpegs: Iterable[bytes], budget: Budget) -> None:
 
 def _thumbnail(data: bytes, name: str) -> bytes:
     picture = normalise_picture(data, name, _PICTURE)
-    if max(picture.width, picture.height) <= 4 * SIDE_PX:
+    if max(picture.width, picture.height) <= 4 * SIDE_PX or picture.pixels_hwc is None:
         return picture.jpeg
     image = Image.fromarray(picture.pixels_hwc)  # a panorama: the longer side decides
     image.thumbnail((4 * SIDE_PX, 4 * SIDE_PX))

@@ -51,8 +51,10 @@ class FramesConfig:
         """Raises RequestError for a value out of range."""
         if self.sampling not in get_args(Sampling):
             raise RequestError(f"sampling {self.sampling!r}: give one of {', '.join(get_args(Sampling))}")
-        if self.n_frames < 1 or not 0 < self.rate_hz <= 1_000:
-            raise RequestError(f"n_frames {self.n_frames}, rate_hz {self.rate_hz:g}: give at least 1, and up to 1000 above 0")
+        if self.n_frames < 1:
+            raise RequestError(f"n_frames {self.n_frames}: give 1 or more")
+        if not 0 < self.rate_hz <= 1_000:
+            raise RequestError(f"rate_hz {self.rate_hz:g}: give up to 1000, above 0")
 
 
 @dataclass(frozen=True, slots=True)

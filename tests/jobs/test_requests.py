@@ -26,6 +26,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return lines[0]
 
 
+PREPARE = ("prepare", "a.tar", "-o", "out")
 CAPTION = ("caption", "a.tar", "-o", "out", "--engine", "facts")
 
 
@@ -40,6 +41,14 @@ CAPTION = ("caption", "a.tar", "-o", "out", "--engine", "facts")
         ((*CAPTION, "--limit", "-1"), "cannot be negative"),
         ((*CAPTION, "--beems", "2"), "Did you mean --beams"),
         (("caption", "a.tar", "--engine", "facts"), "--output"),
+        ((*PREPARE, "--min-chars", "10", "--max-chars", "5"), "--min-chars 10 is above --max-chars 5"),
+        ((*PREPARE, "--min-text-tokens", "3"), "name a --tokenizer"),
+        ((*PREPARE, "--tokenizer", "a.tar"), "is no tokenizer.json"),
+        ((*PREPARE, "--tokenizer", "./nowhere"), "no such file or folder"),
+        ((*PREPARE, "--frames.n-frames", "0"), "n_frames 0"),
+        ((*PREPARE, "--frames.rate-hz", "0"), "rate_hz 0"),
+        ((*PREPARE, "--picture.quality", "101"), "quality 101"),
+        ((*PREPARE, "--drop", "empty"), "empty"),
         (("chek", "a.tar"), "Did you mean"),
         ((*CAPTION, "--config", "missing.yaml"), "missing.yaml"),
         (("replay", "empty"), "holds no run"),

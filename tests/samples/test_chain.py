@@ -11,6 +11,7 @@ import io
 import json
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,7 +105,23 @@ def test_bad_media_reject_with_their_reason() -> None:
     assert refused(item(mp4=sound_only_mp4())) is Reason.UNDECODABLE
     assert refused(item(wav=b"")) is Reason.EMPTY_MEDIUM
     assert refused(item(mp4=b"")) is Reason.EMPTY_MEDIUM
+    assert refused(item(mkv=_track_without_frames())) is Reason.EMPTY_MEDIUM
+    assert refused(item(m4a=clip(3))) is Reason.UNDECODABLE
     assert refused(item(jpg=b"rubbish")) is Reason.UNDECODABLE
+
+
+def _track_without_frames() -> bytes:
+    data = io.BytesIO()
+    with av.open(data, "w", format="matroska") as out:
+        track: Any = out.add_stream("mpeg4", rate=25)
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = out.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        out.start_encoding()
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    return data.getvalue()
 
 
 def test_facts_hold_what_every_filter_may_ask() -> None:
