@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 DEMO := .venv/.demo-installed
+VLLM := .venv-vllm
 
-.PHONY: demo test test-fast check format bench clean
+.PHONY: demo test test-fast test-vllm check format bench clean
 
 demo: $(SETUP) $(DEMO)
 	$(BIN)/nightcap demo
@@ -15,6 +16,10 @@ test: $(SETUP) $(DEMO)
 
 test-fast: $(SETUP)
 	$(BIN)/python -m pytest -m "not slow and not ray"
+
+# vLLM's build for the CPU, in an environment of its own: it pins other versions than ours.
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest --noconftest --override-ini filterwarnings=default tests/contract/test_vllm.py
 
 check: $(SETUP)
 	$(BIN)/ruff check .
@@ -39,5 +44,10 @@ $(DEMO): $(SETUP) requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-demo.txt
 	@touch $@
 
+$(VLLM)/.installed: requirements-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	@touch $@
+
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv $(VLLM) demo-output

@@ -3,7 +3,7 @@
 read + decode (CPU tasks) -> engine (actor pool) -> commit (CPU tasks) -> receipts, counted by run.py
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from jobs.columns import check_columns
 from jobs.counted import CountedStage, counted_commit
 from jobs.options import ShardOptions, byte_count
 from jobs.run import Chosen, Run, Steps, carry_out, plan_run
+from pipeline.captions.choose import chosen as with_engine
 from pipeline.captions.corpus import about
 from pipeline.captions.engine import EngineConfig, EngineInfo, describe, questions
 from pipeline.captions.engine import recipe as engine_recipe
@@ -29,7 +30,7 @@ from pipeline.samples.chunks import ShardTask
 from pipeline.samples.earlier import key_for
 from pipeline.samples.source import ReadConfig, ShardDatasource, read_shard
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised by hand when the same options would give other captions than before."""
 QUARANTINE_MEMBER_BYTES = 16 << 20
 
@@ -39,7 +40,7 @@ QUARANTINE_MEMBER_BYTES = 16 << 20
 class CaptionConfig(ShardOptions):
     """Options of `nightcap caption`."""
 
-    engine: EngineConfig
+    engine: EngineConfig = EngineConfig()
     """What captions."""
     quality: QualityConfig = QualityConfig()
     """What is done about captions with faults."""
@@ -72,6 +73,7 @@ def run(config: CaptionConfig) -> int:
 
 def prepare(config: CaptionConfig, *, plan: bool = True, chosen: Chosen | None = None) -> Job:
     """Everything that can be refused is refused here, before Ray starts. Without `plan` no archive is looked for."""
+    config = replace(config, engine=with_engine(config.engine))
     info = describe(config.engine)
     if config.quality.may_retry and not info.samples:
         wanted = next(flag.value for flag in Flag if config.quality.policy(flag) == "retry")
@@ -82,7 +84,7 @@ def prepare(config: CaptionConfig, *, plan: bool = True, chosen: Chosen | None =
     if plan and any(template.columns for template in templates):
         if chosen is None:
             chosen = Chosen(*expand(config.shards), frozenset())
-        check_columns(templates, chosen.blobs)
+        check_columns(templates, chosen.blobs if chosen.opens is None else chosen.opens)
     recipe = recipe_of(config, info)
     return Job(config, info, plan_run(config, job="caption", tables=CAPTIONS, recipe=recipe, plan=plan, chosen=chosen))
 
@@ -141,7 +143,7 @@ def engine_rows(job: Job, rows: Any) -> Any:
         limits=job.config.limits(),
         stall_s=job.config.sample_timeout_s * max(1, micro_batch // 4),
     )
-    workers = job.config.workers or max(1, devices)
+    workers = job.config.workers or max(1, devices // job.info.devices)
     return rows.map_batches(
         CountedStage,
         fn_constructor_args=(stage,),
@@ -149,7 +151,7 @@ def engine_rows(job: Job, rows: Any) -> Any:
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=workers, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True),
         num_cpus=1,
-        num_gpus=1 if devices else 0,
+        num_gpus=job.info.devices if devices else 0,
     )
 
 

@@ -17,6 +17,7 @@ from jobs.caption import CaptionConfig
 from jobs.display import console
 from jobs.run import Chosen, Run, carry_out
 from pipeline import storage
+from pipeline.captions.choose import chosen
 from pipeline.captions.engine import describe
 from pipeline.commit import recipe as recipes
 from pipeline.commit.plan import ShardInput, expand, inputs
@@ -123,6 +124,7 @@ def run(config: NightlyConfig) -> int:
 def look(config: NightlyConfig, store: storage.Folder) -> Work:
     """Lists the corpus and compares it with what is done. No archive is opened."""
     root, blobs = expand(config.shards)
+    config = replace(config, engine=chosen(config.engine))
     recipe = caption.recipe_of(config, describe(config.engine))
     versions = versions_in(storage.folders_in(store.url))
     version = version_for(recipe, versions)

@@ -103,7 +103,7 @@ def _try(config: PlanConfig, chosen: Chosen, folder: str) -> tuple[Trial, Machin
 
         cpus = int(ray.cluster_resources().get("CPU", 1))
     tally = job.run.tally
-    engines = config.workers or max(1, devices)
+    engines = config.workers or max(1, devices // job.info.devices)
     if not arrivals:
         raise StoppedError("the trial gave nothing: its archives hold no samples; raise --trial-archives")
     (first_s, first), (last_s, last) = arrivals[0], arrivals[-1]

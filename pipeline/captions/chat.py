@@ -92,11 +92,16 @@ def presentable(pixels_hwc: Pixels) -> Pixels:
 
 
 def check_chat(config: EngineConfig, folder: Path) -> None:
-    """RequestError where the folder has no template to put pictures and words into."""
-    from pipeline.captions.weights import read_json
-
+    """RequestError for media that chat models do not take here, and for a folder without a template."""
     if "audio" in config.media:
         raise RequestError("--media audio: engine transformers hears by Whisper and CTC models; chat models take image and video")
+    check_template(config, folder)
+
+
+def check_template(config: EngineConfig, folder: Path) -> None:
+    """RequestError where the folder has no template to put media and words into."""
+    from pipeline.captions.weights import read_json
+
     files = ("chat_template.jinja", "chat_template.json")
     inside = any(
         "chat_template" in read_json(folder / name)

@@ -7,13 +7,14 @@ The key comes from the environment of the workers, and goes nowhere but to the s
 """
 
 import asyncio
+import json
 import os
 import random
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline import schema
@@ -36,12 +37,24 @@ SHORT_SIDE_PX = 768
 """What hosted models look at at most; larger pictures cost time on the way and no captions."""
 
 
+JSON = {"headers": {"content-type": "application/json"}}
+
+
+class Request(NamedTuple):
+    """One caption as the server is asked for it."""
+
+    body: bytes
+    """JSON; made on a thread, where the package would make it on the one that fills free slots, and copy every part on the way."""
+    seed: int | None
+
+
 class Endpoint:
     """A model behind a server."""
 
     samples = True
     concurrent = True
     """Calls may overlap: the requests of the next block fill the slots that those of this one leave."""
+    remote = True
 
     def __init__(self, config: EngineConfig) -> None:
         from openai import AsyncOpenAI
@@ -152,14 +165,14 @@ class Endpoint:
         async with self._ready:
             return await self._ask(await asyncio.to_thread(self._request, medium))
 
-    async def _ask(self, request: dict[str, Any]) -> Caption | SampleError:
+    async def _ask(self, request: Request) -> Caption | SampleError:
         attempts, waited_s = 0, FIRST_WAIT_S
         while True:
             failed = None
             async with self._slots.slot() as sent_with:
                 try:
-                    answer = await self._client.chat.completions.create(**request)
-                    caption = self._caption(answer, request)
+                    answer = await self._client.post("/chat/completions", cast_to=str, content=request.body, options=JSON)
+                    caption = self._caption(json.loads(answer), request)
                     self._failing_since_s = None
                     self._slots.answered()
                     return caption
@@ -195,7 +208,7 @@ class Endpoint:
                 f"({failed.detail}); run the same command again to continue"
             )
 
-    def _request(self, medium: Medium) -> dict[str, Any]:
+    def _request(self, medium: Medium) -> Request:
         config, ask = self._config, ask_of(medium, self._config)
         request: dict[str, Any] = {
             "model": config.model,
@@ -207,21 +220,25 @@ class Endpoint:
         if ask.temperature:
             request |= {"seed": ask.seed, "top_p": config.top_p}
             if config.top_k:
-                request["extra_body"] = {"top_k": config.top_k}
-        return request
+                request["top_k"] = config.top_k
+        return Request(json.dumps(request).encode(), request.get("seed"))
 
-    def _caption(self, answer: Any, request: dict[str, Any]) -> Caption:
+    def _caption(self, answer: Any, request: Request) -> Caption:
         text, finish = caption_text(answer)
-        usage = getattr(answer, "usage", None)
+        usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
         return Caption(
             text,
             status=schema.TRUNCATED if finish == "length" else schema.SUCCESS,
             finish_reason="length" if finish == "length" else "stop",
-            n_prompt_tokens=getattr(usage, "prompt_tokens", None),
-            n_output_tokens=getattr(usage, "completion_tokens", None),
+            n_prompt_tokens=_whole(usage.get("prompt_tokens")),
+            n_output_tokens=_whole(usage.get("completion_tokens")),
             language=self._config.language or None,
-            seed=request.get("seed"),
+            seed=request.seed,
         )
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 async def _bounds(most: int) -> tuple[Slots, asyncio.Semaphore]:

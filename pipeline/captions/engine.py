@@ -28,7 +28,9 @@ ENGINES = {
     "transformers": "pipeline.captions.transformers:Transformers",
     "checkpoint": "pipeline.captions.checkpoint:Checkpoint",
     "endpoint": "pipeline.captions.endpoint:Endpoint",
+    "vllm": "pipeline.captions.vllm:Vllm",
 }
+AUTO = "auto"
 Prompts = Literal["none", "beginning", "instruction", "free"]
 """What a prompt is to an engine: refused, the caption's own beginning, an instruction, or its own affair."""
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
@@ -40,8 +42,8 @@ MODALITIES = ("image", "audio", "video")
 class EngineConfig:
     """Options of the engine. Device, dtype, batch size and threads change speed, the others change captions."""
 
-    engine: str
-    """facts (no model, measures the medium), faster-whisper, transformers, checkpoint (of `nightcap train`), endpoint (a server), or your own class as module:Class."""
+    engine: str = AUTO
+    """auto (by the model), facts (no model, measures the medium), faster-whisper, transformers, vllm, checkpoint (of `nightcap train`), endpoint, or module:Class."""
     model: str = ""
     """Folder of the model, its hub name, or the name by which a server knows it."""
     endpoint: str = ""
@@ -90,6 +92,12 @@ class EngineConfig:
     """Price of a million prompt tokens, in any currency; the closing table then says what the run cost."""
     price_out: float = 0.0
     """Price of a million output tokens."""
+    tensor_parallel: int = 1
+    """GPUs that one model is spread over (vllm)."""
+    max_model_len: int = 0
+    """Longest prompt and caption together in tokens (vllm); 0 is the model's own. A shorter one leaves memory for more captions at a time."""
+    gpu_memory: float = 0.9
+    """Share of each GPU's memory that is taken (vllm), above 0 to 1; what the weights leave of it holds captions in the making."""
     batch_invariant: bool = False
     """One medium at a time: the same caption whatever the batch, on GPUs and in bfloat16 too, at the price of speed."""
     threads: int = 0
@@ -109,11 +117,15 @@ class EngineConfig:
             ("num_captions", 1),
             ("frames", 1),
             ("max_in_flight", 1),
+            ("tensor_parallel", 1),
+            ("max_model_len", 0),
         ):
             if getattr(self, name) < low:
                 raise RequestError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be {low} or more")
         if not 0 < self.top_p <= 1:
             raise RequestError(f"--top-p is {self.top_p}; it must be above 0 and at most 1")
+        if not 0 < self.gpu_memory <= 1:
+            raise RequestError(f"--gpu-memory is {self.gpu_memory}; it is a share, above 0 and at most 1")
         if not 0 <= self.temperature <= 5:
             raise RequestError(f"--temperature is {self.temperature}; it must be between 0 and 5")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -203,6 +215,8 @@ class EngineInfo:
     prompts: "Prompts" = "free"
     samples: bool = False
     """It takes a temperature and a seed with every medium."""
+    devices: int = 1
+    """GPUs of one engine process, where there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +227,9 @@ class LoadedEngine:
     run: Callable[[Any], list[Caption | SampleError]]
     close: Callable[[], None]
     use: Callable[[], float] | None = None
-    """Share of a server's slots in use, of an engine whose calls may overlap; None for all others."""
+    """Share of a server's slots, or of the time, in use: of an engine whose calls may overlap; None for all others."""
+    remote: bool = False
+    """The model is elsewhere: closing the engine frees nothing here."""
 
 
 def engine_class(name: str) -> type[Any]:
@@ -238,6 +254,7 @@ def engine_class(name: str) -> type[Any]:
 def describe(config: EngineConfig) -> EngineInfo:
     """Checks a configuration and tells what the engine needs, without loading weights. RequestError names what is wrong."""
     found = engine_class(config.engine)
+    _check_only_vllm(config)
     if hasattr(found, "check"):
         found.check(config)
     needs = found.needs(config) if hasattr(found, "needs") else Needs(accepts=_accepted(config.engine, found.accepts))
@@ -251,7 +268,15 @@ def describe(config: EngineConfig) -> EngineInfo:
         raise RequestError(f"--prompt: engine {config.engine} {f'with {config.model} ' if config.model else ''}takes none; leave it out")
     rows, micro = (_number(getattr(found, name, default), config) for name, default in (("rows_per_call", 256), ("micro_batch", 16)))
     samples = bool(_number(getattr(found, "samples", False), config))
-    return EngineInfo(config.engine, needs, rows, micro, identity, prompts, samples)
+    return EngineInfo(config.engine, needs, rows, micro, identity, prompts, samples, _number(getattr(found, "devices", 1), config))
+
+
+def _check_only_vllm(config: EngineConfig) -> None:
+    """RequestError for an option that this engine would ignore; a class of the user may read any."""
+    defaults = EngineConfig(engine=config.engine)
+    for name in ("tensor_parallel", "max_model_len", "gpu_memory") if config.engine in ENGINES and config.engine != "vllm" else ():
+        if getattr(config, name) != getattr(defaults, name):
+            raise RequestError(f"--{name.replace('_', '-')} is for engine vllm; engine {config.engine} has no use for it: leave it out")
 
 
 def questions_of(config: EngineConfig) -> list[Template]:
@@ -289,6 +314,8 @@ def _accepted(name: str, accepts: Any) -> tuple[str, ...]:
 def recipe(config: EngineConfig, info: EngineInfo) -> dict[str, Any]:
     """What decides the captions: engine, weights, decoding, preprocessing. Not device, batch size or threads."""
     sampling = {"top_p": config.top_p, "top_k": config.top_k, "seed": config.seed} if config.temperature else {}
+    if config.max_model_len:
+        sampling["max_model_len"] = config.max_model_len
     return {
         "engine": config.engine,
         "weights": info.identity,
@@ -320,4 +347,5 @@ def create(config: EngineConfig) -> LoadedEngine:
         return [caption if isinstance(caption, Caption | SampleError) else Caption(str(caption)) for caption in engine(batch)]
 
     use = engine.use if getattr(engine, "concurrent", False) else None
-    return LoadedEngine(getattr(engine, "collate", list), run, use=use, close=getattr(engine, "close", lambda: None))
+    close, remote = getattr(engine, "close", lambda: None), bool(getattr(engine, "remote", False))
+    return LoadedEngine(getattr(engine, "collate", list), run, close, use, remote)

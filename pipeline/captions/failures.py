@@ -42,17 +42,18 @@ ERROR_TEXT = re.compile(
 
 
 def caption_text(answer: Any) -> tuple[str, str | None]:
-    """(caption, finish reason) of a completion. NoCaption where there is none."""
-    choices = getattr(answer, "choices", None)
-    if not choices:
-        error = getattr(answer, "error", None)
+    """(caption, finish reason) of a completion as parsed from JSON. NoCaption where there is none."""
+    known = answer if isinstance(answer, dict) else {}
+    choices = known.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        error = known.get("error")
         code = _code(answer) or _code(error)
         raise NoCaption(
             f"status 200 without a caption: {_short(error or answer)}", refused=code is not None and 400 <= code < 500 and code != 429
         )
-    message, finish = getattr(choices[0], "message", None), getattr(choices[0], "finish_reason", None)
-    text = getattr(message, "content", None)
-    text = getattr(message, "refusal", None) if text is None else text
+    message, finish = choices[0].get("message"), choices[0].get("finish_reason")
+    said = message if isinstance(message, dict) else {}
+    text = said.get("refusal") if said.get("content") is None else said["content"]
     if finish == "content_filter":
         raise NoCaption("the server's content filter stopped it", refused=True)
     if not isinstance(text, str) or finish == "error":
@@ -111,5 +112,5 @@ def _short(value: Any) -> str:
 
 
 def _code(value: Any) -> int | None:
-    found = value.get("code") if isinstance(value, dict) else getattr(value, "code", None)
+    found = value.get("code") if isinstance(value, dict) else None
     return found if isinstance(found, int) else None

@@ -51,10 +51,11 @@ def parts_of(medium: Medium, prompt: str) -> Iterator[tuple[str, Any]]:
 
 def openai_content(medium: Medium, prompt: str) -> list[dict[str, Any]]:
     """The same as content parts of an OpenAI-compatible request."""
-    return [_part(kind, value) for kind, value in parts_of(medium, prompt)]
+    return [openai_part(kind, value) for kind, value in parts_of(medium, prompt)]
 
 
-def _part(kind: str, value: Any) -> dict[str, Any]:
+def openai_part(kind: str, value: Any) -> dict[str, Any]:
+    """One content part."""
     if kind == "text":
         return {"type": "text", "text": value}
     if kind == "image":

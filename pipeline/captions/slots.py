@@ -7,6 +7,7 @@ Where it refuses even one at a time, all wait for as long as it asked for.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,34 +26,58 @@ class Slots:
         self._known_busy = False
         self._since = 0
         self._open_s = 0.0
-        self._changed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[int]] = deque()
+        self._opens: asyncio.TimerHandle | None = None
         self._mark_s: float | None = None
         self._used_s = self._offered_s = 0.0
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[int]:
-        """One slot for the body, once there is one; gives how many are in use then, this one among them."""
-        async with self._changed:
-            while self.in_use >= int(self.limit) or time.monotonic() < self._open_s:
-                closed_s = self._open_s - time.monotonic()
-                if closed_s > 0:
-                    self._changed.release()
-                    try:
-                        await asyncio.sleep(closed_s)
-                    finally:
-                        await self._changed.acquire()
-                else:
-                    await self._changed.wait()
-            self._count()
-            self.in_use += 1
-            sent_with = self.in_use
+        """One slot for the body, once there is one, first come first served; gives how many are in use then, this one among them."""
+        sent_with = await self._enter()
         try:
             yield sent_with
         finally:
-            async with self._changed:
-                self._count()
-                self.in_use -= 1
-                self._changed.notify_all()
+            self._leave()
+
+    async def _enter(self) -> int:
+        if not self._waiting and self.in_use < int(self.limit) and time.monotonic() >= self._open_s:
+            return self._take()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._hand_over()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._leave()  # it was given a slot just then
+            raise
+
+    def _take(self) -> int:
+        self._count()
+        self.in_use += 1
+        return self.in_use
+
+    def _leave(self) -> None:
+        self._count()
+        self.in_use -= 1
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Free slots to those that wait longest: each is woken once, where waking all for one slot took more than the request."""
+        closed_s = self._open_s - time.monotonic()
+        if closed_s > 0:
+            if self._opens is None:
+                self._opens = asyncio.get_running_loop().call_later(closed_s, self._opened)
+            return
+        while self._waiting and self.in_use < int(self.limit):
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(self._take())
+
+    def _opened(self) -> None:
+        self._opens = None
+        self._hand_over()
 
     def answered(self) -> None:
         """The server served a request."""

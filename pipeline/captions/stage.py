@@ -10,7 +10,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -26,13 +26,13 @@ from pipeline.captions.engine import Caption, EngineConfig, create
 from pipeline.captions.policy import QualityConfig
 from pipeline.captions.prompts import Questions
 from pipeline.errors import Reason, SampleError, StoppedError
-from pipeline.samples.guard import Guard, Limits
+from pipeline.samples.guard import Guard, Limits, Watchdog
 from pipeline.samples.medium import Medium
 
 HOPELESS = 4
 """A block of at least this many samples, each of which fails alone, stops the run: the engine is at fault."""
-COLLATORS = 2
-"""Threads that collate ahead: one a call that runs beside another."""
+CALLS = 2
+"""Calls of this stage that Ray runs beside each other; each has a thread that collates ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +66,11 @@ class CaptionStage:
     def __init__(self, config: StageConfig) -> None:
         self._config = config
         self._engine = create(config.engine)
-        self._device = threading.Lock() if self._engine.use is None else contextlib.nullcontext()
-        self._ahead = ThreadPoolExecutor(COLLATORS, "collate")
-        self._collating = threading.Semaphore(COLLATORS)
+        self._inside = 1 if self._engine.use is None else CALLS
+        self._device = threading.Semaphore(self._inside)
+        self._guarding = threading.Lock()
+        self._ahead = ThreadPoolExecutor(CALLS, "collate")
+        self._collating = threading.Semaphore(CALLS)
         self._attempts = Attempts(storage.Folder(config.output), config.run_id, "engine")
         self._progress = _Progress(config.stall_s)
         self._meter = Meter(secrets.token_hex(4))
@@ -155,8 +157,8 @@ class CaptionStage:
         with self._device:
             entered = time.perf_counter()
             with (
-                self._progress.watched() if self._engine.use is None else contextlib.nullcontext()
-            ):  # overlapping calls time out by themselves
+                contextlib.nullcontext() if self._engine.remote else self._progress.watched()
+            ):  # requests to a server time out by themselves
                 captions = self._engine.run(collated.batch)
             left = time.perf_counter()
             tokens = sum(caption.n_output_tokens or 0 for caption in captions if isinstance(caption, Caption))
@@ -175,10 +177,10 @@ class CaptionStage:
         One that talks to a server stays: others may be inside, and it holds no model.
         """
         answers: dict[Place, Answer] = {}
-        with self._device, contextlib.ExitStack() as alone:
-            for _ in range(COLLATORS if self._engine.use is None else 0):
-                alone.enter_context(self._collating)
-            if self._engine.use is None:
+        with self._guarding, contextlib.ExitStack() as alone:
+            if not self._engine.remote:
+                for gate in [self._device] * self._inside + [self._collating] * CALLS:
+                    alone.enter_context(gate)
                 self._engine.close()
             guard = Guard("pipeline.captions.stage:runner_for_child", (self._config.engine,), self._config.limits)
             try:
@@ -192,7 +194,7 @@ class CaptionStage:
                     answers[place] = replace(found, engine_s=time.perf_counter() - started)
             finally:
                 guard.close()
-                if self._engine.use is None:
+                if not self._engine.remote:
                     self._engine = create(self._config.engine)
         return answers
 
@@ -218,15 +220,27 @@ def runner_for_child(config: EngineConfig) -> Any:
 
 
 class _Progress:
-    """Ends this process when one engine call takes too long, so that Ray starts it anew and the block is guarded."""
+    """Ends this process when engine calls take too long, so that Ray starts it anew and the block is guarded."""
 
     def __init__(self, stall_s: float) -> None:
-        self._stall_s = stall_s
+        self._stall_s, self._inside, self._lock = stall_s, 0, threading.Lock()
+        self._watchdog = Watchdog(stall_s)
 
-    def watched(self) -> Any:
-        from pipeline.samples.guard import watchdog
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """For one call. Where several run beside each other, the time is counted from the latest begin or end of one."""
+        self._move(1)
+        try:
+            yield
+        finally:
+            self._move(-1)
 
-        return watchdog(self._stall_s)
+    def _move(self, change: int) -> None:
+        with self._lock:
+            self._inside += change
+            self._watchdog.rest()
+            if self._inside:
+                self._watchdog.watch()
 
 
 def _engine_error(exc: Exception) -> SampleError:

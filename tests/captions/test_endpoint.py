@@ -102,7 +102,7 @@ def test_what_passes_is_tried_again(server: Server, bad: Bad) -> None:
 
 
 def test_what_stays_broken_costs_its_sample_as_passing(server: Server) -> None:
-    first = json.dumps(Endpoint(config(server))._request(picture(3))["messages"])
+    first = json.dumps(json.loads(Endpoint(config(server))._request(picture(3)).body)["messages"])
     server.behave = lambda number, body: error(500, "cannot") if json.dumps(body["messages"]) == first else None
     said = ask(server, [picture(at) for at in range(6)])
     (lost,) = [one for one in said if isinstance(one, SampleError)]
