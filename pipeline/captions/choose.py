@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.captions.engine import AUTO, ENGINES, EngineConfig
 from pipeline.captions.loading import family_of
-from pipeline.captions.vllm import architectures, supported
 from pipeline.captions.weights import locate, read_json
 from pipeline.errors import RequestError
 
@@ -47,5 +46,7 @@ def _vllm_can(config: EngineConfig, folder: Path) -> bool:
     if config.device == "cpu" or importlib.util.find_spec("vllm") is None:
         return False
     import torch
+
+    from pipeline.captions.vllm import architectures, supported  # it needs torch and transformers, which every start would pay for
 
     return bool(torch.cuda.is_available()) and bool(supported() & set(architectures(folder)))
