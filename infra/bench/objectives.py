@@ -1,4 +1,4 @@
-"""The mixture of objectives in one short run: `objectives.py [minutes]`. Wants the demo's packages.
+"""The mixture of objectives in one short run: `objectives.py [minutes] [folder that keeps the data]`. Wants the demo's packages.
 
 Next word, hidden words and hidden patches, trained together on emoji of one artist, measured on another artist's of the same names:
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from whole_way import kept
 
 from jobs import emoji, lesson, prepare, shard, train
 from jobs.material import write_manifest
@@ -28,6 +29,7 @@ from pipeline.model.patches import Reconstructed, reconstruct_pictures
 from pipeline.model.vocabulary import cut_vocabulary
 from pipeline.training.corpus import open_corpus
 from pipeline.training.feed import feed_spec
+from pipeline.training.setup import LoopConfig
 from pipeline.training.validate import Validator, with_other_media
 from pipeline.training.world import World
 
@@ -36,8 +38,8 @@ WORDS_SHARE = 0.3
 """Of names of two or three words: at least one is asked for."""
 
 
-def taught(folder: Path, minutes: float) -> Path:
-    """The demo's model with heads for all three objectives."""
+def material(folder: Path) -> None:
+    """Emoji of the trained artist and of another one, prepared."""
     parts = emoji.parts()
     chosen = {"emoji-train": parts.train, "emoji-artist": parts.new_artist_validation}
     cut_vocabulary(lesson.package(lesson.TEXT_MODEL) / "model", (picture.name for picture in parts.train), folder / "tokenizer")
@@ -46,10 +48,15 @@ def taught(folder: Path, minutes: float) -> Path:
         write_manifest(manifest, pictures)
         shard.run(shard.ShardConfig(source=(str(manifest),), output=str(folder / "shards" / name), shuffle=0, media_root=root))
         prepare.run(lesson.prepare_config(folder, name, folder / "tokenizer", verbose=False))
-    recipe = lesson.recipe(str(folder / "prepared/emoji-train"), "", str(folder / "model"), minutes)
+
+
+def taught(prepared: Path, output: Path, minutes: float) -> Path:
+    """The demo's model with heads for all three objectives."""
+    recipe = lesson.recipe(str(prepared), "", str(output), minutes)
     model = dataclasses.replace(recipe.model, objectives=("causal", "masked_text", "masked_medium"))
-    train.run(dataclasses.replace(recipe, model=model, mix=MIX, validation_share=0.02))
-    return folder / "model/model"
+    loop = LoopConfig(validations=0)
+    train.run(dataclasses.replace(recipe, model=model, mix=MIX, loop=loop, validation_share=0.0))
+    return output / "model"
 
 
 def batches(model: Any, tokenizer: Any, prepared: Path) -> list[Batch]:
@@ -102,11 +109,12 @@ def patch_errors(model: Any, batch: Batch) -> np.ndarray[Any, Any]:
     return np.array([*sums, float(made[0].weight_np.sum()) * target.shape[-1]])
 
 
-def main(minutes: float) -> None:
+def main(minutes: float, where: str) -> None:
     """Teaches, measures, prints."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model, tokenizer = load(taught(folder, minutes))
+    with kept(where) as (folder, fresh), tempfile.TemporaryDirectory() as output:
+        if fresh:
+            material(folder)
+        model, tokenizer = load(taught(folder / "prepared/emoji-train", Path(output) / "model", minutes))
         model.eval()
         corpora = {part: batches(model, tokenizer, folder / "prepared" / part) for part in ("emoji-train", "emoji-artist")}
         counts: Counter[int] = Counter()
@@ -127,4 +135,5 @@ def main(minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 2.5)
+    given = dict(enumerate(sys.argv))
+    main(float(given.get(1, 2.5)), given.get(2, ""))

@@ -22,8 +22,9 @@ TEST_SAMPLES = 200
 PARTS = ("new-voice", "new-words")
 TRAIN = (
     "--text-model", "tiny", "--max-tokens", "8", "--recording-layers", "3", "--recording-width", "192", "--n-mels", "40",
-    "--max-recording-s", "4", "--learning-rate", "1.5e-3", "--epochs", "0", "--validations", "2", "--validation-samples", "96",
-    "--batch-size", "32", "--media-dropout", "0.02", "--dropout", "0.05",
+    "--max-recording-s", "4", "--recording-stride", "8", "--objectives", "causal", "ctc", "--ctc-weight", "1", "--learning-rate", "1e-3",
+    "--epochs", "0", "--validations", "2", "--validation-samples", "96", "--batch-size", "32", "--media-dropout", "0.02", "--dropout", "0",
+    "--label-smoothing", "0",
 )  # fmt: skip
 
 
@@ -53,14 +54,19 @@ def error_rate(rows: list[dict[str, Any]]) -> float:
     return float(jiwer.wer([row["text"] for row in rows], [row["caption"] or "" for row in rows]))
 
 
+def material(folder: Path, samples: int) -> None:
+    """Recordings as files and archives; those that are trained on, prepared."""
+    known = write(folder / "train", samples, 0, ACCENTS, VOICES, set())
+    write(folder / "new-voice", TEST_SAMPLES, 1, (NEW_ACCENT,), (NEW_VOICE,), known)
+    write(folder / "new-words", TEST_SAMPLES, 2, ACCENTS, VOICES, known)
+    prepared(folder, "audio", test=PARTS)
+
+
 def main(minutes: float, samples: int, where: str) -> None:
     """Builds, teaches, prints."""
     with kept(where) as (folder, fresh):
         if fresh:
-            known = write(folder / "train", samples, 0, ACCENTS, VOICES, set())
-            write(folder / "new-voice", TEST_SAMPLES, 1, (NEW_ACCENT,), (NEW_VOICE,), known)
-            write(folder / "new-words", TEST_SAMPLES, 2, ACCENTS, VOICES, known)
-            prepared(folder, "audio", test=PARTS)
+            material(folder, samples)
         found = taught(folder, "audio", *TRAIN, "--max-minutes", str(minutes), test=PARTS) if minutes else {}
     for part, rows in found.items():
         for row in rows[:5]:

@@ -12,7 +12,7 @@ from pipeline.samples.mel import WHISPER_MELS, MelConfig
 
 Norm = Literal["auto", "frozen", "batch", "group"]
 Fit = Literal["crop", "stretch"]
-Objective = Literal["causal", "masked_text", "masked_medium", "contrastive"]
+Objective = Literal["causal", "masked_text", "masked_medium", "contrastive", "ctc"]
 Modality = Literal["image", "audio", "video"]
 
 
@@ -24,7 +24,7 @@ class ModelConfig:
     modalities: tuple[Modality, ...] = ("image",)
     """Media that it takes, of image, audio, video."""
     objectives: tuple[Objective, ...] = ("causal",)
-    """Objectives that it has heads for, of causal, masked_text, masked_medium, contrastive; causal always belongs to it."""
+    """Objectives that it has heads for, of causal, masked_text, masked_medium, contrastive, ctc; causal always belongs to it."""
 
     backbone: str = "resnet50"
     """Picture encoder: a torchvision model by name (resnet50, efficientnet_b0, convnext_tiny, ...), or efficientnet-lite0."""
@@ -56,6 +56,9 @@ class ModelConfig:
     """Transformer layers of the recording encoder."""
     recording_width: int = 256
     """Width of the recording encoder; a multiple of 64."""
+    recording_stride: int = 2
+    """Frames of 10 ms a token of a recording: 2, as Whisper, 4, 8 or 16. Longer tokens cost less and are easier to learn to listen to from
+    scratch; a syllable takes 100 to 200 ms."""
     n_mels: int = 80
     """Bands of the log-mel spectrogram."""
     sample_rate_hz: int = 16_000
@@ -95,6 +98,10 @@ class ModelConfig:
             raise RequestError("max_frames must be 1 or more; text_layers and backbone_stride 0 or more")
         if self.recording_width % 64:
             raise RequestError(f"recording_width {self.recording_width}: give a multiple of 64, the width of an attention head")
+        if "ctc" in self.objectives and "audio" not in self.modalities:
+            raise RequestError(f"objectives ctc wants recordings, and modalities are {', '.join(self.modalities)}; add audio")
+        if self.recording_stride not in (2, 4, 8, 16):
+            raise RequestError(f"recording_stride {self.recording_stride}: give 2, 4, 8 or 16")
         if self.recording_model and self.n_mels not in WHISPER_MELS:
             raise RequestError(f"n_mels {self.n_mels}: Whisper's encoders take {' or '.join(map(str, WHISPER_MELS))}")
         if self.max_recording_s <= 0 or self.position_std <= 0:

@@ -21,6 +21,8 @@ class ObjectiveMix:
     """Weight of hidden patches of pictures, frames and spectrograms, given the rest and the text. Costs a second encoder pass."""
     contrastive_weight: float = 0.0
     """Weight of telling a sample's text from those of the batch; large batches help."""
+    ctc_weight: float = 0.0
+    """Weight of a recording's words in their order, read off its tokens without the text model; speech from scratch does not start without."""
     label_smoothing: float = 0.1
     """Share of each next word's target that is spread over the vocabulary; more generalises, and raises the perplexity."""
     word_dropout: float = 0.0
@@ -49,6 +51,7 @@ class ObjectiveMix:
             "masked_text": self.masked_text_weight,
             "masked_medium": self.masked_medium_weight,
             "contrastive": self.contrastive_weight,
+            "ctc": self.ctc_weight,
         }
 
     def wanted(self) -> tuple[str, ...]:

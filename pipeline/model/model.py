@@ -23,10 +23,10 @@ from pipeline.model.heads import CommonSpace, PatchHead, gathered, own_rows
 from pipeline.model.hide import both_ways, drop_words, hide_words
 from pipeline.model.memory import Memory, assemble
 from pipeline.model.mix import ObjectiveMix
-from pipeline.model.objectives import Loss, causal_targets, contrastive_loss, token_loss
+from pipeline.model.objectives import Loss, causal_targets, contrastive_loss, ctc_loss, token_loss
 from pipeline.model.patches import reconstruct_pictures, reconstruct_recordings
 from pipeline.model.pictures import PictureEncoder
-from pipeline.model.recordings import STRIDE, RecordingEncoder
+from pipeline.model.recordings import RecordingEncoder
 from pipeline.model.text import new_text_model
 
 Number = Literal["float32", "bfloat16"]
@@ -79,9 +79,11 @@ class MultimodalLM(nn.Module):
             if hasattr(self, "pictures"):
                 self.picture_head = PatchHead(width, 3 * self.pictures.stride**2, config.dropout)
             if hasattr(self, "recordings"):
-                self.recording_head = PatchHead(width, STRIDE * config.n_mels, config.dropout)
+                self.recording_head = PatchHead(width, config.recording_stride * config.n_mels, config.dropout)
         if "contrastive" in config.objectives:
             self.common = CommonSpace(width)
+        if "ctc" in config.objectives:
+            self.heard_words = nn.Linear(width, int(shapes.text["vocab_size"]))
         words = torch.tensor([at for at in range(shapes.text["vocab_size"]) if at not in set(shapes.special.values())])
         self.register_buffer("words", words, persistent=False)
 
@@ -188,6 +190,8 @@ class MultimodalLM(nn.Module):
             states = self.word_states(batch.token_ids_bt, batch.token_mask_bt) if {"masked_medium", "contrastive"} & set(wanted) else None
             if "contrastive" in wanted:
                 losses["contrastive"] = self._contrastive(batch, memory, states)
+            if "ctc" in wanted:
+                losses["ctc"] = self._ctc(batch, memory)
             if "masked_medium" in wanted:
                 losses["masked_medium"] = self._masked_medium(batch, states, mix)
         return losses
@@ -226,6 +230,16 @@ class MultimodalLM(nn.Module):
                 media.float(), texts.float(), names, gathered(weight_b), self.common.scale(), own_rows(len(batch.weight_b))
             )
 
+    def _ctc(self, batch: Batch, memory: Memory) -> Loss:
+        """The blank is the padding's id, which no text has. Recordings stand last in the memory."""
+        if batch.recordings is None:
+            zero = batch.weight_b.sum() * 0.0
+            return Loss(zero, zero)
+        rows, length_n = batch.recordings.rows_n, self.recordings.tokens_of(batch.recordings.length_n)
+        logits = self.heard_words(memory.states_bmd[rows, -int(length_n.max()) :])
+        words, count_n = only_words(batch.token_ids_bt[rows], batch.token_mask_bt[rows], self.shapes.special)
+        return ctc_loss(logits, length_n, words, count_n, batch.weight_b[rows], self.shapes.special["pad"])
+
     def _masked_medium(self, batch: Batch, states: Any, mix: ObjectiveMix) -> Loss:
         found = []
         share, numbers = mix.masked_medium_share, functools.partial(self._numbers, self.precision.encoder)
@@ -241,6 +255,13 @@ class MultimodalLM(nn.Module):
     def _numbers(self, number: Number) -> AbstractContextManager[None]:
         context: AbstractContextManager[None] = torch.autocast(self.device.type, torch.bfloat16, enabled=number == "bfloat16")
         return context
+
+
+def only_words(ids_nt: torch.Tensor, mask_nt: torch.Tensor, special: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids without what begins and ends a text, moved to the front, n x t; and how many they are, n."""
+    words = mask_nt & (ids_nt != special["start"]) & (ids_nt != special["stop"])
+    order = (~words).to(torch.uint8).argsort(dim=1, stable=True)
+    return ids_nt.gather(1, order), words.sum(dim=1)
 
 
 def text_names(token_ids_bt: torch.Tensor, token_mask_bt: torch.Tensor) -> torch.Tensor:

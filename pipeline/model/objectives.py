@@ -53,6 +53,21 @@ def patch_loss(predicted_bpx: torch.Tensor, target_bpx: torch.Tensor, weight_bp:
     return Loss((each * weight_bp).sum(), weight_bp.sum())
 
 
+def ctc_loss(
+    logits_nmv: torch.Tensor, length_n: torch.Tensor, words_nt: torch.Tensor, count_n: torch.Tensor, weight_n: torch.Tensor, blank: int
+) -> Loss:
+    """Words of a recording in their order, wherever in it they are said (Graves et al.: Connectionist Temporal Classification, 2006).
+
+        total = sum_n w_n * -log sum_{paths that give words_n} prod_m softmax(logits_nm)[path_m],   count = sum_n w_n * count_n
+
+    A path has a word or the blank at each of the first `length_n` tokens, and gives its words, neighbours that are equal taken as one.
+    Of `words_nt` the first `count_n` count. A recording with fewer tokens than its words need adds nothing to the total.
+    """
+    log_probs = logits_nmv.float().log_softmax(dim=-1).transpose(0, 1)
+    each = functional.ctc_loss(log_probs, words_nt, length_n, count_n, blank=blank, reduction="none", zero_infinity=True)
+    return Loss((each * weight_n).sum(), (weight_n * count_n).sum())
+
+
 def contrastive_loss(
     media_gd: torch.Tensor, texts_gd: torch.Tensor, names_g: torch.Tensor, weight_g: torch.Tensor, scale: torch.Tensor, own: slice
 ) -> Loss:

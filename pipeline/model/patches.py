@@ -18,11 +18,11 @@ from pipeline.model.heads import PatchHead
 from pipeline.model.hide import hide_patches, patches_of, pick
 from pipeline.model.objectives import Loss, patch_loss
 from pipeline.model.pictures import PictureEncoder, freeze_statistics
-from pipeline.model.recordings import STRIDE, RecordingEncoder
+from pipeline.model.recordings import RecordingEncoder
 
 Numbers = Callable[[], AbstractContextManager[None]]
-SPAN = 8
-"""Tokens of a spectrogram (20 ms each) that are hidden together: less, and the neighbours tell."""
+SPAN_FRAMES = 16
+"""Frames of a spectrogram (10 ms each) that are hidden together: less, and the neighbours tell."""
 
 
 class Reconstructed(NamedTuple):
@@ -71,13 +71,13 @@ def reconstruct_recordings(
     assert batch.recordings is not None
     rows = batch.recordings.rows_n
     mel, heard_nf = encoder.features(batch.recordings.wave_nt, batch.recordings.length_n)
-    heard = heard_nf[:, ::STRIDE]
-    hidden = hidden_spans(batch.seeds_b[rows], heard, share)
+    heard = heard_nf[:, :: encoder.stride]
+    hidden = hidden_spans(batch.seeds_b[rows], heard, share, encoder.stride)
     with numbers():
-        tokens, _ = encoder.encode(mel.masked_fill(hidden.repeat_interleave(STRIDE, dim=1)[:, None], 0.0), heard_nf)
+        tokens, _ = encoder.encode(mel.masked_fill(hidden.repeat_interleave(encoder.stride, dim=1)[:, None], 0.0), heard_nf)
     predicted = head(tokens, hidden, words_btd[rows], batch.token_mask_bt[rows], heard)
     n, bands, frames = mel.shape
-    target = mel.view(n, bands, frames // STRIDE, STRIDE).permute(0, 2, 1, 3).flatten(2)
+    target = mel.view(n, bands, frames // encoder.stride, encoder.stride).permute(0, 2, 1, 3).flatten(2)
     return Reconstructed(predicted, target, hidden, hidden * batch.weight_b[rows][:, None])
 
 
@@ -87,12 +87,12 @@ def hidden_patches(seeds_n: torch.Tensor, count: int, share: float) -> torch.Ten
     return pick(torch.ones_like(draws, dtype=torch.bool), draws, share)
 
 
-def hidden_spans(seeds_n: torch.Tensor, heard_nm: torch.Tensor, share: float) -> torch.Tensor:
-    """bool, n x m: a share of the spans that have sound, at least one; only tokens with sound."""
-    tokens = heard_nm.shape[1]
-    spans = heard_nm[:, ::SPAN]
+def hidden_spans(seeds_n: torch.Tensor, heard_nm: torch.Tensor, share: float, stride: int) -> torch.Tensor:
+    """bool, n x m: a share of the spans that have sound, at least one; only tokens, of `stride` frames, with sound."""
+    tokens, span = heard_nm.shape[1], SPAN_FRAMES // stride
+    spans = heard_nm[:, ::span]
     picked = pick(spans, uniform(seeds_n, Stream.HIDE_PATCHES, spans.shape[1]), share)
-    return picked.repeat_interleave(SPAN, dim=1)[:, :tokens] & heard_nm
+    return picked.repeat_interleave(span, dim=1)[:, :tokens] & heard_nm
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Recordings -> memory tokens: log-mel, a convolutional stem that halves time, transformer layers (Whisper's encoder).
+"""Recordings -> memory tokens: log-mel, a convolutional stem that shortens time, transformer layers (Whisper's encoder).
 
-    n  recordings     t  samples     f  frames of 10 ms     m  tokens of 20 ms     e  width of this encoder     d  of the text model
+    n  recordings     t  samples     f  frames of 10 ms     m  tokens of `stride` frames     e  width of this encoder     d  of the text model
 
 Its layers are `transformers`' own Whisper layers, so that a Whisper folder's encoder fits in. Unlike Whisper's, it takes recordings of
 any length: what pads a batch is masked, so that a recording sounds the same whatever stands beside it.
@@ -19,8 +19,8 @@ from pipeline.samples.mel import WHISPER_RATE_HZ, log_mel, whisper_log_mel
 
 MEAN, STD = -6.0, 5.0
 """Centre and spread of the natural log of mel power of speech at usual loudness: what the stem wants is near 0 and 1."""
-STRIDE = 2
-"""Frames a token."""
+WHISPER_STRIDE = 2
+"""Frames a token of Whisper's stem; further convolutions of the stem halve time again."""
 
 
 class RecordingEncoder(nn.Module):
@@ -36,7 +36,11 @@ class RecordingEncoder(nn.Module):
         self.mel, self._whisper = config.mel, bool(config.recording_model)
         self.max_samples = round(config.max_recording_s * config.sample_rate_hz)
         self.conv1 = nn.Conv1d(config.n_mels, size, 3, padding=1)
-        self.conv2 = nn.Conv1d(size, size, 3, stride=STRIDE, padding=1)
+        self.conv2 = nn.Conv1d(size, size, 3, stride=WHISPER_STRIDE, padding=1)
+        self.stride = config.recording_stride
+        self.shorten = nn.ModuleList(
+            nn.Conv1d(size, size, 3, stride=2, padding=1) for _ in range((self.stride // WHISPER_STRIDE).bit_length() - 1)
+        )
         self.layers = nn.ModuleList(WhisperEncoderLayer(shape) for _ in range(shape.encoder_layers))
         self.layer_norm = nn.LayerNorm(size)
         self.project = nn.Linear(size, width)
@@ -51,17 +55,22 @@ class RecordingEncoder(nn.Module):
             mel = whisper_log_mel(wave_nt, self.mel.n_mels, pad=False)
         else:
             mel = (log_mel(wave_nt, self.mel) - MEAN) / STD
-        frames_n = length_n.clamp(max=self.max_samples) // self.mel.hop
-        frames_n = (frames_n // STRIDE).clamp(min=1) * STRIDE
+        frames_n = self.tokens_of(length_n) * self.stride
         mel = mel[:, :, : int(frames_n.max())]
         heard = torch.arange(mel.shape[2], device=mel.device)[None] < frames_n[:, None]
         return mel * heard[:, None], heard
 
+    def tokens_of(self, length_n: torch.Tensor) -> torch.Tensor:
+        """How many tokens recordings of so many samples have."""
+        return (length_n.clamp(max=self.max_samples) // self.mel.hop // self.stride).clamp(min=1)
+
     def encode(self, mel_nmf: torch.Tensor, heard_nf: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-mel -> tokens, n x m x d, and which of them are sound, n x m."""
         stem = nn.functional.gelu(self.conv1(mel_nmf)) * heard_nf[:, None]
-        stem = nn.functional.gelu(self.conv2(stem)).transpose(1, 2)
-        heard_nm = heard_nf[:, ::STRIDE]
+        stem = nn.functional.gelu(self.conv2(stem))
+        for halvings, shorten in enumerate(self.shorten):
+            stem = nn.functional.gelu(shorten(stem * heard_nf[:, None, :: WHISPER_STRIDE << halvings]))
+        stem, heard_nm = stem.transpose(1, 2), heard_nf[:, :: self.stride]
         states = stem + sinusoids(stem.shape[1], stem.shape[2], stem.device)
         mask = heard_nm[:, None, None, :].expand(-1, 1, heard_nm.shape[1], -1)
         for layer in self.layers:

@@ -11,14 +11,14 @@ import torch
 from pipeline.model.batch import Batch
 from pipeline.model.chance import Stream, uniform
 from pipeline.model.mix import ObjectiveMix
+from pipeline.model.model import only_words
 from pipeline.model.objectives import causal_targets
 from pipeline.model.patches import hidden_spans
-from pipeline.model.recordings import STRIDE
 
 
 def target_counts(model: Any, batch: Batch, mix: ObjectiveMix) -> dict[str, float]:
     """The `count` of each wanted objective's `Loss` on this batch while training."""
-    rules = {"causal": _causal, "masked_text": _masked_text, "masked_medium": _masked_medium, "contrastive": _contrastive}
+    rules = {"causal": _causal, "masked_text": _masked_text, "masked_medium": _masked_medium, "contrastive": _contrastive, "ctc": _ctc}
     return {name: rules[name](model, batch, mix) for name in mix.wanted()}
 
 
@@ -37,6 +37,14 @@ def _picked(many: torch.Tensor, share: float) -> torch.Tensor:
     return (many.float() * share).round().long().clamp(min=1).minimum(many)
 
 
+def _ctc(model: Any, batch: Batch, mix: ObjectiveMix) -> float:
+    if batch.recordings is None:
+        return 0.0
+    rows = batch.recordings.rows_n
+    words = only_words(batch.token_ids_bt[rows], batch.token_mask_bt[rows], model.shapes.special)[1]
+    return float((words * batch.weight_b[rows]).sum())
+
+
 def _masked_medium(model: Any, batch: Batch, mix: ObjectiveMix) -> float:
     total = 0.0
     if batch.pictures is not None or batch.clips is not None:
@@ -48,8 +56,9 @@ def _masked_medium(model: Any, batch: Batch, mix: ObjectiveMix) -> float:
     if batch.recordings is not None:
         rows = batch.recordings.rows_n
         with torch.no_grad():
-            heard = model.recordings.features(batch.recordings.wave_nt, batch.recordings.length_n)[1][:, ::STRIDE]
-            hidden = hidden_spans(batch.seeds_b[rows], heard, mix.masked_medium_share)
+            stride = model.recordings.stride
+            heard = model.recordings.features(batch.recordings.wave_nt, batch.recordings.length_n)[1][:, ::stride]
+            hidden = hidden_spans(batch.seeds_b[rows], heard, mix.masked_medium_share, stride)
         total += float((hidden * batch.weight_b[rows][:, None]).sum())
     return total
 

@@ -12,7 +12,8 @@ from pipeline.model.model import MultimodalLM
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(35))]
 SIDE = 32
-ALL = ("causal", "masked_text", "masked_medium", "contrastive")
+OF_PICTURES = ("causal", "masked_text", "masked_medium", "contrastive")
+ALL = (*OF_PICTURES, "ctc")
 
 
 def save_tokenizer(folder: Path) -> str:

@@ -15,7 +15,7 @@ from pipeline.model.build import describe_initialisation
 from pipeline.model.config import ModelConfig, config_from_json, to_json
 from pipeline.model.folder import describe, load, save_checkpoint_folder
 from pipeline.model.model import MultimodalLM
-from tests.model.small import ALL, batch_of, pictures, save_tokenizer, small_config, small_model, texts
+from tests.model.small import ALL, OF_PICTURES, batch_of, pictures, save_tokenizer, small_config, small_model, texts
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_weights_of_another_model_are_refused(saved: Path, tmp_path: Path) -> No
 
 
 def test_a_configuration_survives_json() -> None:
-    config = small_config(modalities=("image", "video"), objectives=ALL, frozen_share=0.25)
+    config = small_config(modalities=("image", "video"), objectives=OF_PICTURES, frozen_share=0.25)
     assert config_from_json(json.loads(json.dumps(to_json(config)))) == config
 
 

@@ -67,6 +67,6 @@ def test_patches_are_the_cells_of_the_grid_row_by_row() -> None:
 def test_a_share_of_patches_and_of_spans_with_sound_is_hidden() -> None:
     assert set(hidden_patches(torch.arange(50), 16, 0.5).sum(dim=1).tolist()) == {8}
     heard = torch.arange(64)[None] < torch.tensor([[64], [20], [1]])
-    hidden = hidden_spans(torch.arange(3), heard, 0.5)
+    hidden = hidden_spans(torch.arange(3), heard, 0.5, 2)
     assert not bool((hidden & ~heard).any()) and bool(hidden.any(dim=1).all())
     assert int(hidden[0].sum()) == 32 and int(hidden[2].sum()) == 1

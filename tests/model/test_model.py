@@ -19,9 +19,9 @@ from pipeline.model.hide import both_ways, hide_words
 from pipeline.model.mix import ObjectiveMix
 from pipeline.model.model import MultimodalLM, text_names
 from pipeline.model.patches import reconstruct_pictures
-from tests.model.small import ALL, batch_of, clips, pictures, recordings, small_model, texts
+from tests.model.small import ALL, OF_PICTURES, batch_of, clips, pictures, recordings, small_model, texts
 
-EVERYTHING = ObjectiveMix(masked_text_weight=1.0, masked_medium_weight=1.0, contrastive_weight=1.0)
+EVERYTHING = ObjectiveMix(masked_text_weight=1.0, masked_medium_weight=1.0, contrastive_weight=1.0, ctc_weight=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +165,13 @@ def test_the_same_seeds_give_the_same_losses_in_another_order(model: MultimodalL
         assert float(first[name].total) == pytest.approx(float(second[name].total), rel=1e-4), name
 
 
-@pytest.mark.parametrize(("objective", "bound"), [("causal", 0.05), ("masked_text", 0.1), ("contrastive", 0.05)])
+@pytest.mark.parametrize(("objective", "bound"), [("causal", 0.05), ("masked_text", 0.1), ("contrastive", 0.05), ("ctc", 0.05)])
 def test_an_objective_learns_a_handful_by_heart(objective: str, bound: float, tmp_path: Path) -> None:
-    model = small_model(tmp_path, objectives=ALL)
+    model = small_model(tmp_path, objectives=ALL, modalities=("image", "audio"), recording_stride=4)
     weights = {f"{name}_weight": float(name == objective) for name in ALL}
     mix = ObjectiveMix(**weights, label_smoothing=0.0, masked_text_share=0.3)
-    batch = batch_of(texts(6, 5), pictures=pictures(6))
+    media = {"recordings": recordings([9000, 8000, 7000, 9000, 8000, 7000])} if objective == "ctc" else {"pictures": pictures(6)}
+    batch = batch_of(texts(6, 5), **media)
     optimiser = torch.optim.AdamW(model.param_groups(2e-3, 0.0))
     for _ in range(120):
         loss = model.losses(batch, mix, train=True)[objective]
@@ -183,7 +184,7 @@ def test_an_objective_learns_a_handful_by_heart(objective: str, bound: float, tm
 
 
 def test_hidden_patches_are_learnt_well_below_the_mean_colour(tmp_path: Path) -> None:
-    model = small_model(tmp_path, objectives=ALL)
+    model = small_model(tmp_path, objectives=OF_PICTURES)
     shown = pictures(4)
     smooth = torch.nn.functional.interpolate(shown.pixels_nchw[:, :, :4, :4].float(), size=32, mode="nearest").to(torch.uint8)
     batch = batch_of(texts(4), pictures=dataclasses.replace(shown, pixels_nchw=smooth))
@@ -201,7 +202,7 @@ def test_hidden_patches_are_learnt_well_below_the_mean_colour(tmp_path: Path) ->
 
 
 def test_frozen_layers_and_statistics_stay_as_they_are(tmp_path: Path) -> None:
-    model = small_model(tmp_path, frozen_share=0.5, norm="frozen", objectives=ALL)
+    model = small_model(tmp_path, frozen_share=0.5, norm="frozen", objectives=OF_PICTURES)
     before = {name: value.clone() for name, value in model.pictures.state_dict().items()}
     optimiser = torch.optim.AdamW(model.param_groups(1e-2, 0.1))
     for loss in model.losses(batch_of(texts(4), pictures=pictures(4)), EVERYTHING, train=True).values():
@@ -221,7 +222,7 @@ def test_frozen_layers_and_statistics_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_statistics_are_learnt_by_the_batch_but_not_from_pictures_with_holes(tmp_path: Path) -> None:
-    model = small_model(tmp_path, norm="batch", objectives=ALL)
+    model = small_model(tmp_path, norm="batch", objectives=OF_PICTURES)
     norm = next(module for module in model.pictures.modules() if isinstance(module, nn.BatchNorm2d))
     batch, start = batch_of(texts(4), pictures=pictures(4)), norm.running_mean.clone()
     states = model.word_states(batch.token_ids_bt, batch.token_mask_bt)

@@ -2,7 +2,8 @@
 
 - cross-entropy, label smoothing, patches, and the contrast by hand computation;
 - a text is shifted exactly once, ends in [SEP], and padding weighs nothing;
-- equal texts are no negatives.
+- equal texts are no negatives;
+- the words of a recording count by all the ways in which its tokens may give them.
 """
 
 import math
@@ -10,7 +11,7 @@ import math
 import pytest
 import torch
 
-from pipeline.model.objectives import causal_targets, contrastive_loss, patch_loss, token_loss
+from pipeline.model.objectives import causal_targets, contrastive_loss, ctc_loss, patch_loss, token_loss
 
 
 def test_the_loss_of_a_word_is_its_negative_log_probability_times_the_weight() -> None:
@@ -63,3 +64,25 @@ def test_equal_texts_and_samples_of_weight_zero_are_no_negatives() -> None:
     padded = contrastive_loss(media, words, torch.tensor([1, 2, 3]), weight, torch.tensor(4.0), slice(0, 3))
     alone = contrastive_loss(media[:2], words[:2], torch.tensor([1, 2]), torch.ones(2), torch.tensor(4.0), slice(0, 2))
     assert float(padded.total) == pytest.approx(float(alone.total)) and float(padded.count) == 2
+
+
+def test_a_recordings_words_are_as_probable_as_all_the_paths_that_give_them() -> None:
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [1 / 3, 1 / 3, 1 / 3]])  # blank, word 1, word 2 at three tokens
+    logits = p.log()[None].repeat(3, 1, 1)
+    words = torch.tensor([[1, 2], [1, 0], [1, 1]])
+    # Two tokens give "1 2" by one path and "1" by three; "1 1" wants a blank between, hence three tokens.
+    loss = ctc_loss(logits, torch.tensor([2, 2, 2]), words, torch.tensor([2, 1, 2]), torch.tensor([1.0, 0.5, 1.0]), 0)
+    one = 0.3 * 0.1 + 0.5 * 0.6 + 0.3 * 0.6
+    assert float(loss.total) == pytest.approx(-math.log(0.3 * 0.3) - 0.5 * math.log(one), rel=1e-5)
+    assert float(loss.count) == 2 + 0.5 + 2
+    twice = ctc_loss(logits[:1], torch.tensor([3]), words[2:], torch.tensor([2]), torch.ones(1), 0)
+    assert float(twice.total) == pytest.approx(-math.log(0.3 * 0.1 / 3), rel=1e-5)
+
+
+def test_what_follows_a_recording_and_its_words_changes_nothing() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 6, 5)
+    loss = ctc_loss(logits, torch.tensor([4, 6]), torch.tensor([[1, 2, 0], [3, 3, 1]]), torch.tensor([2, 3]), torch.ones(2), 0)
+    alone = ctc_loss(logits[:1, :4], torch.tensor([4]), torch.tensor([[1, 2]]), torch.tensor([2]), torch.ones(1), 0)
+    other = ctc_loss(logits[1:], torch.tensor([6]), torch.tensor([[3, 3, 1]]), torch.tensor([3]), torch.ones(1), 0)
+    assert float(loss.total) == pytest.approx(float(alone.total + other.total), rel=1e-5)

@@ -50,7 +50,7 @@ def test_one_worker_with_two_micro_batches_equals_two_workers(tmp_path: Path) ->
 @pytest.mark.parametrize("share", [0.15, 0.6])
 def test_targets_counted_beforehand_are_those_of_the_losses(tmp_path: Path, share: float) -> None:
     tokenizer().save(tmp_path)
-    every = ("causal", "masked_text", "masked_medium", "contrastive")
+    every = ("causal", "masked_text", "masked_medium", "contrastive", "ctc")
     config = dataclasses.replace(TINY, modalities=("image", "audio", "video"), objectives=every, media_dropout=0.5, recording_width=64)
     model = build(dataclasses.replace(config, recording_layers=1), tmp_path)
     mix = ObjectiveMix(**{f"{name}_weight": 1.0 for name in every}, masked_text_share=share, masked_medium_share=share)

@@ -1,0 +1,90 @@
+"""What `--keep-features` saves: CPU time of a step with and without, in turn, once all versions are there: `features.py [rounds]`.
+
+A model that costs what the demo's does (`train.py small`), the demo's augmentation, one thread, no Ray: both sides train on the same batches
+from memory. As the demo's trial of numbers chose, in bfloat16, and in float32. Also what filling costs beside a plain step, and the memory of a version.
+"""
+
+import dataclasses
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from train import SIZES, planned, write_prepared
+
+from pipeline.model.model import Number, Precision
+from pipeline.training.augment import AugmentConfig
+from pipeline.training.batches import Fed, collate
+from pipeline.training.corpus import read_rows
+from pipeline.training.feed import decode_rows
+from pipeline.training.kept import KeptGrids
+from pipeline.training.progress import rows_of
+from pipeline.training.setup import Setup, make_optimiser, start_model
+from pipeline.training.step import Stepper
+from pipeline.training.world import World
+
+VERSIONS, STEPS = 2, 10
+CHANGES = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.6, hue_deg=15.0, grey=0.1)
+
+
+def epoch(setup: Setup, number: int, batch: int) -> list[Fed]:
+    """Batches of all rows of the first file, with the draws of this epoch."""
+    file = setup.corpus.files[0]
+    rows = rows_of(setup.universe[file.name])
+    table = decode_rows(read_rows(file, setup.universe[file.name]), setup.spec, seed=0, epoch=number, files=rows * 0, rows=rows)
+    return [collate(table.slice(at, batch), px=setup.spec.px, pad_id=setup.tokenizer.pad_id) for at in range(0, STEPS * batch, batch)]
+
+
+def cpu_ms(stepper: Stepper, feds: Sequence[Fed]) -> float:
+    """CPU time of a step."""
+    began = time.process_time()
+    for fed in feds:
+        stepper.step([fed], stepper.counts([fed]), 0.1, CHANGES)
+    return 1000 * (time.process_time() - began) / len(feds)
+
+
+def compared(setup: Setup, number: Number, rounds: int, batch: int) -> None:
+    """Prints one line."""
+    feds = [fed for version in range(VERSIONS) for fed in epoch(setup, version, batch)]
+    models = [start_model(setup, None), start_model(setup, None)]
+    for model in models:
+        model.precision = Precision(encoder=number, text=number)
+    kept = KeptGrids(models[1], VERSIONS, 1 << 30)
+    plain, keeping = (
+        Stepper(model, make_optimiser(model, setup.optimiser), setup.optimiser, setup.mix, World(0, 1, torch.device("cpu")), store)
+        for model, store in zip(models, (None, kept), strict=True)
+    )
+    cpu_ms(plain, feds[:2])
+    filling, first = cpu_ms(keeping, feds), cpu_ms(plain, feds)
+    without, with_kept = [], []
+    for turn in range(rounds):
+        for stepper, times in ((plain, without), (keeping, with_kept))[:: 1 if turn % 2 else -1]:
+            times.append(cpu_ms(stepper, feds))
+    saved = [1 - less / more for less, more in zip(with_kept, without, strict=True)]
+    print(f"{number}: {statistics.median(without):.1f} ms a step without, {statistics.median(with_kept):.1f} with: ", end="")
+    print(f"saves {statistics.median(saved):.3f} (least {min(saved):.3f}, most {max(saved):.3f} of {rounds}); ", end="")
+    grid = models[0].grids(feds[0].batch.pictures)[0]
+    print(
+        f"filling {filling:.1f} against {first:.1f}; {grid.numel() * grid.element_size() / 1024:.1f} KiB a picture and version", flush=True
+    )
+
+
+def main(rounds: int) -> None:
+    """Both numbers."""
+    torch.set_num_threads(1)
+    px, model, batch, _ = SIZES["small"]
+    with tempfile.TemporaryDirectory() as name:
+        write_prepared(Path(name) / "data", STEPS * batch, px)
+        shape = dataclasses.replace(model, feature_dropout=0.1)
+        setup = planned(Path(name) / "data", Path(name) / "out", shape, batch, epochs=1)
+        for number in ("bfloat16", "float32"):
+            compared(setup, number, rounds, batch)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
