@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.captions.draws import Draw, Way
 from pipeline.captions.engine import EngineConfig, ask_of
 from pipeline.captions.loading import CAPTIONER_TOKENS, CAPTIONERS, Generated, load, model_type, read, stops_of
+from pipeline.model.draws import Draw, Way
 from pipeline.samples.medium import Ask, Medium
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captions.captioner import search
-from pipeline.captions.draws import Way
 from pipeline.captions.engine import EngineConfig, ask_of
 from pipeline.captions.loading import CHAT_TOKENS, Generated, load
 from pipeline.captions.messages import parts_of
 from pipeline.errors import RequestError
+from pipeline.model.draws import Way
 from pipeline.samples.medium import Ask, Medium, Pixels
 
 LEAST_PX, MOST_ASPECT = 32, 50

@@ -95,8 +95,9 @@ class Checkpoint:
 
     @classmethod
     def identity(cls, config: EngineConfig) -> dict[str, Any]:
-        """Of the folder's files."""
-        return identity(locate(config.model, wanted=(CONFIG, TOKENIZER)))
+        """Of the folder's files, and of how captions are drawn from it."""
+        drawn = {"draws": 2} if config.temperature else {}  # until 2026-11-25 each row was drawn by a generator of its own, one at a time
+        return {**identity(locate(config.model, wanted=(CONFIG, TOKENIZER))), **drawn}
 
     def close(self) -> None:
         """Releases the model; without it its memory stays until the process ends."""

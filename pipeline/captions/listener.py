@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.captions.captioner import search
-from pipeline.captions.draws import Way
 from pipeline.captions.engine import EngineConfig, ask_of
 from pipeline.captions.loading import CTC, LISTENER_TOKENS, LISTENERS, Generated, load, model_type, read, stops_of
 from pipeline.captions.prompts import next_seed
 from pipeline.captions.weights import read_json
 from pipeline.captions.windows import SAMPLE_RATE_HZ, window_bounds
 from pipeline.errors import RequestError
+from pipeline.model.draws import Way
 from pipeline.samples.medium import Ask, Medium, Wave
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import RequestError
+from pipeline.model.draws import Draw, Way
 from pipeline.model.memory import Memory
 from pipeline.model.model import MultimodalLM
 
@@ -78,33 +79,21 @@ def _generate(model: MultimodalLM, memory: Memory, config: GenerationConfig, see
     if room < 1:
         raise RequestError(f"the prompt has {len(config.prompt)} tokens; a text of this model has at most {model.config.max_tokens}")
     limit = min(config.max_tokens or room, room)
-    if config.temperature > 0:
-        if seeds is None or len(seeds) != n_rows:
-            raise ValueError("sampling wants one seed a row")
-        sequences = [
-            _sampled(model, memory.rows(torch.tensor([row], device=model.device)), config, start, limit, seeds[row])
-            for row in range(n_rows)
-        ]
-    else:
-        sequences = list(_search(model, memory, config, start, limit))
+    if config.temperature > 0 and (seeds is None or len(seeds) != n_rows):
+        raise ValueError("sampling wants one seed a row")
+    sequences = list(_search(model, memory, config, start, limit, seeds))
     return _scored(model, memory, config, [_ended(ids.tolist()[start.shape[1] :], special["stop"]) for ids in sequences])
 
 
-def _sampled(model: MultimodalLM, memory: Memory, config: GenerationConfig, start: Any, limit: int, seed: int) -> Any:
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        return _search(model, memory, config, start, limit)[0]
-
-
-def _search(model: MultimodalLM, memory: Memory, config: GenerationConfig, start: Any, limit: int) -> Any:
+def _search(model: MultimodalLM, memory: Memory, config: GenerationConfig, start: Any, limit: int, seeds: Sequence[int] | None) -> Any:
     """Token ids, b x (start + new), padded."""
-    from transformers import DynamicCache, EncoderDecoderCache
+    from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessorList
 
     special, shape = model.shapes.special, model.text.config
-    options: dict[str, Any] = {"do_sample": config.temperature > 0, "num_beams": config.beams, "use_cache": config.cache}
-    if config.temperature > 0:
-        options |= {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+    options: dict[str, Any] = {"do_sample": False, "num_beams": config.beams, "use_cache": config.cache}
+    if config.temperature > 0 and seeds is not None:
+        ways = [Way(seed, config.temperature) for seed in seeds]
+        options["logits_processor"] = LogitsProcessorList([Draw(ways, config.top_k, config.top_p, model.device)])
     if config.cache:  # left to itself generate makes a cache that knows no cross-attention (transformers 5.23)
         options["past_key_values"] = EncoderDecoderCache(DynamicCache(config=shape), DynamicCache(config=shape))
     with model.text_numbers():

@@ -374,7 +374,7 @@ def test_every_medium_may_have_its_own_prompt(kind: str, models: dict[str, str])
 def test_drawn_tokens_are_distributed_as_the_model_says() -> None:
     import torch
 
-    from pipeline.captions.draws import Draw, Way
+    from pipeline.model.draws import Draw, Way
 
     scores = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
     n = 20_000

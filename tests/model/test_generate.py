@@ -75,6 +75,8 @@ def test_a_sample_is_its_own(model: MultimodalLM, memory: Memory) -> None:
     assert together == ids(generate(model, memory, config, range(6)))
     turned = memory.rows(torch.arange(5, -1, -1))
     assert together[::-1] == ids(generate(model, turned, config, range(5, -1, -1)))
+    alone = [generate(model, memory.rows(torch.tensor([row])), config, [row])[0] for row in range(6)]
+    assert together == ids(alone) and len({len(tokens) for tokens in together}) > 1  # rows that end early change nothing for the others
     assert together != ids(generate(model, memory, config, range(100, 106)))
     assert not {0, 2, 4} & {token for tokens in together for token in tokens}
 
