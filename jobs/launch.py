@@ -61,17 +61,24 @@ def launch(setup: Setup, store: storage.Folder, *, workers: int, max_failures: i
 
 
 def _scaling(wanted: int) -> Any:
-    """Workers and what each reserves: on CPUs at most half of the logical ones, so that reading always gets its share."""
     import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return shares(wanted, devices=gpus(), cpus=cpus, most=cores() if len(ray.nodes()) == 1 else cpus)
+
+
+def shares(wanted: int, *, devices: int, cpus: int, most: int) -> Any:
+    """Workers and what each reserves: on CPUs at most half of the logical ones, so that reading always gets its share.
+
+    `most` CPUs are there, Ray counts `cpus`. RequestError for more workers than GPUs, or without any than CPUs.
+    """
     from ray.train import ScalingConfig
 
-    devices, cpus = gpus(), int(ray.cluster_resources().get("CPU", 1))
     workers = wanted or max(1, devices)
     if devices:
         if workers > devices:
             raise RequestError(f"--workers {workers}: there are {devices} GPUs; give at most that many")
         return ScalingConfig(num_workers=workers, use_gpu=True)
-    most = cores() if len(ray.nodes()) == 1 else cpus
     if workers > most:
         raise RequestError(f"--workers {workers}: there are {most} CPUs; give at most that many")
     return ScalingConfig(num_workers=workers, resources_per_worker={"CPU": min(1.0, cpus / 2 / workers)})
