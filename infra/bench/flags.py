@@ -1,11 +1,12 @@
 """`flags.py`: precision and recall of the flags on a labelled set, and what they cost.
 
-The set is made here: good captions (a grammar of scenes, hand-written ones in ten languages, hard ones that look like faults),
+The set is made here: good captions (a grammar of scenes, hand-written ones in ten languages, hard ones that look like faults, names),
 and the same corrupted in one known way each. Every flag is judged on all of it: a flag on a caption that was not corrupted
 that way is a false one, also where the caption was corrupted otherwise. Refusals and the like are worded apart from the lists
 in `phrases.py`, by the same author: real models will find other words.
 """
 
+import importlib.util
 import random
 import time
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def corrupted(noise: random.Random) -> list[Labelled]:
         Flag.BOILERPLATE: lambda text: (opened(text, noise), Said("")),
         Flag.ECHO: lambda text: (noise.choice((PROMPT, PROMPT[: noise.randint(40, len(PROMPT))], PROMPT.lower())) + " " + text, Said("")),
         Flag.EMPTY: lambda _: (noise.choice(("", " ", "...", "\n", "-", "?!", "。", '""')), Said("")),
-        Flag.SHORT: lambda text: (noise.choice(text.strip(".").split()), Said("")),
+        Flag.SHORT: lambda text: (noise.choice(text.strip(".").split()), Said("", reference=noise.choice(("", scene(noise))))),
         Flag.LONG: lambda _: (" ".join(noise.sample([*HARD, *(scene(noise) for _ in range(16))], 38)), Said("")),
         Flag.LEAK: lambda text: (leaked(text, noise), Said("")),
     }
@@ -64,7 +65,13 @@ def corrupted(noise: random.Random) -> list[Labelled]:
     for flag, make in makers.items():
         for _ in range(EACH):
             text, form = make(scene(noise))
-            found.append((Said(text, cut=form.cut, instruction=PROMPT), Bounds(language="" if flag is Flag.REFUSAL else "en"), flag))
+            found.append(
+                (
+                    Said(text, cut=form.cut, instruction=PROMPT, reference=form.reference),
+                    Bounds(language="" if flag is Flag.REFUSAL else "en"),
+                    flag,
+                )
+            )
     texts = [(language, text) for language, several in LANGUAGES.items() for text in several]
     for _ in range(EACH):
         language, text = noise.choice(texts)
@@ -83,7 +90,19 @@ def good(noise: random.Random) -> list[Labelled]:
     found += [
         (Said(text, "audio", len(text) / 13, transcript=True), Bounds(language="en"), None) for text in GOOD_TRANSCRIPTS for _ in range(8)
     ]
+    known = names()
+    found += [(Said(noise.choice(known), reference=noise.choice(known)), Bounds(), None) for _ in range(EACH if known else 0)]
     return found
+
+
+def names() -> list[str]:
+    """Of emoji, where the demo's package is there: a corpus of names, which a captioner guesses rightly or wrongly."""
+    if importlib.util.find_spec("emoji") is None:
+        return []
+    import emoji
+
+    known = {entry["en"].strip(":").replace("_", " ") for entry in emoji.EMOJI_DATA.values()}
+    return sorted(name for name in known if "skin tone" not in name and name.isascii())
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ def judged(answer: Answer, medium: Medium, config: QualityConfig, bounds: Bounds
         transcript=answer.caption.transcript,
         cut=answer.caption.status == schema.TRUNCATED or answer.caption.finish_reason == "length",
         instruction=ask.instruction,
+        reference=medium.text or "",
     )
     return replace(answer, ask=ask, verdict=judge(flags_of(said, bounds), config))
 

@@ -36,7 +36,7 @@ class QualityConfig:
     on_empty: Policy = "flag"
     """Nothing, or punctuation only."""
     on_short: Policy = "flag"
-    """Fewer words than --min-words; hardly any speech for a recording of 10 s and more."""
+    """Fewer words than --min-words, where the text that came with it is more than a name; hardly any speech for a recording of 10 s and more."""
     on_long: Policy = "flag"
     """More words than --max-words; more speech than its time allows."""
     on_leak: Policy = "flag"
@@ -50,7 +50,7 @@ class QualityConfig:
     expect_language: str = ""
     """Language that captions must be in (ISO 639-1: en, de, zh); empty expects that of --language, else none."""
     min_words: int = 2
-    """Fewest words of a picture's or clip's caption."""
+    """Fewest words of a picture's or clip's caption; where the text that came with it has at most 5 words, a name, fewer are no fault."""
     max_words: int = 300
     """Most words of it."""
     max_chars_per_s: Annotated[float, Parameter(negative=())] = 30.0

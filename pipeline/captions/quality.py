@@ -43,6 +43,8 @@ class Said:
     """The engine says that it ended at the token limit."""
     instruction: str = ""
     """The fixed words of the prompt; empty where the prompt is the caption's own beginning."""
+    reference: str = ""
+    """The text that came with the medium: where that is a name, so may the caption be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +72,8 @@ LETTERS_TO_TELL = 20
 """Fewest letters by which languages of one script are told apart."""
 MARGIN_NATS = 8.0
 """By so much another language has to be more probable."""
+NAME_WORDS = 5
+"""A reference of at most so many words is a name, and what is said of its medium may be one word: of emoji 37 % have such names."""
 GRAM = 5
 """Words in a row that an echo has in common with the prompt."""
 
@@ -215,7 +219,7 @@ def _short(words: Sequence[str], said: Said, bounds: Bounds) -> bool:
     if said.transcript:
         spoken = sum(map(len, words))
         return (said.duration_s or 0.0) >= SLOW_AFTER_S and spoken < bounds.min_chars_per_s * (said.duration_s or 0.0)
-    return _count(words) < bounds.min_words
+    return _count(words) < bounds.min_words and not 0 < _count(units(said.reference)) <= NAME_WORDS
 
 
 def _long(words: Sequence[str], said: Said, bounds: Bounds) -> bool:

@@ -86,6 +86,20 @@ def test_a_transcript_is_judged_as_speech(text: str, duration_s: float, flags: t
 
 
 @pytest.mark.parametrize(
+    ("reference", "short"),
+    [
+        ("", True),
+        ("!", True),
+        ("racing horse", False),
+        ("face with tears of joy", False),
+        ("a brown horse runs through shallow water", True),
+    ],
+)
+def test_one_word_is_too_short_but_for_a_medium_that_came_with_a_name(reference: str, short: bool) -> None:
+    assert flags_of(Said("horse", reference=reference)) == ((Flag.SHORT,) if short else ())
+
+
+@pytest.mark.parametrize(
     ("text", "language", "foreign"),
     [
         ("A woman in a red hat reads on a bench.", "en", False),
