@@ -93,6 +93,7 @@ class Endpoint:
             short_side_px=SHORT_SIDE_PX,
             n_frames=config.frames,
             segment_s=config.segment_s or None,
+            whole=config.whole_clips,
             frames_always=True,
         )
 

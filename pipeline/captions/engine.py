@@ -62,6 +62,8 @@ class EngineConfig:
     """Frames of a clip, or of a segment of it, that a chat model or server is shown."""
     segment_s: float = 0.0
     """Seconds: clips above this length are captioned in segments of equal length, at most so long, with their times; 0 captions them whole."""
+    whole_clips: bool = False
+    """Clips in segments are captioned as a whole too: that is then their caption, and the segments' stand beside it."""
     language: str = ""
     """Language of the speech (ISO 639-1: en, de, zh); empty detects it."""
     prompt: str = ""
@@ -135,6 +137,8 @@ class EngineConfig:
         for name in ("request_timeout_s", "patience_s", "segment_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise RequestError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give seconds")
+        if self.whole_clips and not self.segment_s:
+            raise RequestError("--whole-clips is for clips in segments: give --segment-s, or leave it out")
         if not self.media:
             raise RequestError("--media names nothing; give image, audio, video, or several")
         if self.beams > 1 and self.temperature > 0:
@@ -328,7 +332,9 @@ def recipe(config: EngineConfig, info: EngineInfo) -> dict[str, Any]:
         "dtype": config.dtype,
         "batch_invariant": config.batch_invariant,
         **sampling,
-        "preprocessing": asdict(info.needs),
+        "preprocessing": {
+            name: value for name, value in asdict(info.needs).items() if name != "whole" or value
+        },  # recipes older than it hold
     }
 
 

@@ -77,6 +77,7 @@ class Transformers:
                 short_side_px=min(side, CHAT_SHORT_SIDE_PX),
                 n_frames=config.frames,
                 segment_s=config.segment_s or None,
+                whole=config.whole_clips,
                 frames_always=True,
             )
         return Needs(accepts=("image",), short_side_px=side_px(folder))

@@ -99,6 +99,7 @@ class Vllm:
             short_side_px=min(side, SHORT_SIDE_PX),
             n_frames=config.frames,
             segment_s=config.segment_s or None,
+            whole=config.whole_clips,
             frames_always=True,
         )
 

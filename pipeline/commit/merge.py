@@ -76,7 +76,9 @@ def captions_table(samples: Iterable[list[Row]]) -> pa.Table:
 def _join(pieces: list[list[Row]]) -> list[Row]:
     if len(pieces) == 1:
         return pieces[0]
-    duration_s = sum(rows[0]["duration_s"] or 0.0 for rows in pieces)
+    last = pieces[-1][0]
+    whole = pieces[-1] if last["modality"] == "video" and last["start_s"] == 0 else None  # a clip once more, after its segments
+    duration_s = sum(rows[0]["duration_s"] or 0.0 for rows in (pieces if whole is None else pieces[:-1]))
     origin = {name: pieces[0][0][name] for name in ("sample_sha256", "media_sha256", "modality", "text")}
     nothing = {**origin, "duration_s": duration_s, "caption": None, "segments": None}
     lost = next((row for row in map(verdict_of, pieces) if row["status"] in (schema.REJECTED, schema.SKIPPED)), None)
@@ -86,8 +88,13 @@ def _join(pieces: list[list[Row]]) -> list[Row]:
     for number in range(min(map(len, pieces))):
         rows = [one[number] for one in pieces]
         rejected = next((row for row in rows if row["status"] == schema.REJECTED), None)
-        joined.append(_join_captions(rows, duration_s) if rejected is None else {**rejected, **nothing})
+        joined.append({**rejected, **nothing} if rejected is not None else _join_captions(rows, duration_s) | _said_of_all(whole, number))
     return joined
+
+
+def _said_of_all(whole: list[Row] | None, number: int) -> Row:
+    """What a row takes from the caption of the whole clip; its segments, tokens and flags are those of all."""
+    return {} if whole is None else {name: whole[number][name] for name in ("caption", "mean_logprob", "seed", "language")}
 
 
 def _join_captions(rows: list[Row], duration_s: float) -> Row:

@@ -10,6 +10,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeAlias
 
 from pipeline.errors import Reason, RequestError, SampleError
@@ -50,13 +51,17 @@ def _decode(data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
 
 
 def _segments(data: bytes, field: str, needs: Needs) -> Iterator[Medium]:
-    """The clip whole, or in segments of equal length."""
+    """The clip whole, or in segments of equal length; where that is asked for, in segments and then whole, from its beginning."""
     count = 1
     if needs.segment_s is not None:
         duration_s = decode_video(data, field, needs.short_side_px).duration_s or 0.0
         count = max(1, math.ceil(duration_s / needs.segment_s - 1e-6))
+    again = needs.whole and count > 1
     for number in range(count):
-        yield _frames(data, field, needs, number, count)
+        segment = _frames(data, field, needs, number, count)
+        yield replace(segment, last=False) if again else segment
+    if again:
+        yield _frames(data, field, needs, 0, 1)
 
 
 def _frames(data: bytes, field: str, needs: Needs, number: int, count: int) -> Medium:

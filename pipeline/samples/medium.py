@@ -47,6 +47,8 @@ class Needs:
     """Clips above this length are cut into segments of equal length, at most so long, each with its frames; None keeps them whole."""
     frames_always: bool = False
     """Frames with their times also where it is one."""
+    whole: bool = False
+    """A clip that is cut into segments comes once more after them, whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,23 @@ def test_pieces_of_a_recording_become_one_row(store: Folder) -> None:
     assert [segment["text"] for segment in found["segments"]] == ["one"]
 
 
+def test_a_clip_that_comes_whole_after_its_segments_has_the_caption_of_the_whole(store: Folder) -> None:
+    def piece(number: int, start_s: float, said: str, **more: Any) -> dict[str, Any]:
+        one = {"modality": "video", "start_s": start_s, "duration_s": 2.0, "caption": said, "n_output_tokens": 2, "mean_logprob": -1.0}
+        return row(
+            0,
+            piece=number,
+            **{**one, "seed": number, "last": False, "segments": [{"start_s": start_s, "end_s": start_s + 2, "text": said}], **more},
+        )
+
+    whole = {"duration_s": 4.0, "segments": None, "last": True, "mean_logprob": -3.0, "flags": ["short"]}
+    Commit(store, members).write(table(piece(0, 0.0, "one"), piece(1, 2.0, "two"), piece(2, 0.0, "all", **whole), end(1)))
+    (found,) = read(store)
+    assert (found["caption"], found["duration_s"], found["mean_logprob"], found["seed"]) == ("all", 4.0, -3.0, 2)
+    assert [segment["text"] for segment in found["segments"]] == ["one", "two"]
+    assert (found["n_output_tokens"], found["flags"]) == (6, ["short"])
+
+
 def test_a_rejected_piece_rejects_the_sample_and_the_receipt_counts_it_once(store: Folder) -> None:
     (receipt,) = Commit(store, members).write(table(row(0, last=False), rejected(0, piece=1), row(1), end(2)))
     assert receipt.counts == {"rejected:undecodable": 1, "success": 1} and receipt.committed

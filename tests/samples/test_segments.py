@@ -1,4 +1,6 @@
-"""Clips in segments: of equal length and at most as long as asked, without gaps, each with its own frames and times."""
+"""Clips in segments: of equal length and at most as long as asked, without gaps, each with its own frames and times; and once more whole."""
+
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -45,3 +47,13 @@ def test_each_segment_has_its_own_frames_at_their_times(clip: bytes) -> None:
 def test_a_single_frame_has_its_time_where_frames_are_always_wanted(clip: bytes) -> None:
     (medium,) = decode(clip, "mp4", needs(None, 1))
     assert medium.times_s == pytest.approx((2.5,), abs=0.06)
+
+
+def test_a_clip_in_segments_comes_once_more_whole_where_that_is_asked_for(clip: bytes) -> None:
+    *segments, whole = decode(clip, "mp4", replace(needs(2.0), whole=True))
+    assert [medium.last for medium in (*segments, whole)] == [False, False, False, True]
+    (plain,) = decode(clip, "mp4", needs(None))
+    assert (whole.start_s, whole.duration_s, whole.times_s) == (0.0, plain.duration_s, plain.times_s)
+    assert np.array_equal(whole.pixels_hwc, plain.pixels_hwc)  # type: ignore[arg-type]
+    (short,) = decode(clip, "mp4", replace(needs(5.0), whole=True))  # nothing to cut: one caption
+    assert short.last and short.times_s == plain.times_s
