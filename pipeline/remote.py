@@ -7,13 +7,14 @@ Read in order, the next piece is on its way while one is worked on. Credentials 
 """
 
 import contextlib
+import functools
 import os
 import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow.fs as pafs
@@ -27,8 +28,6 @@ ATTEMPTS = 6
 FIRST_WAIT_S = 0.5
 STALL_S = 30.0
 """Seconds without a byte after which a connection counts as broken; the environment's NIGHTCAP_STALL_S changes it."""
-GCS_RETRIES = timedelta(seconds=15)
-"""That its own client spends on one request."""
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH"
     r"|HTTP status 400\) during HeadObject"  # an expired token, where there is no body to say so
@@ -88,15 +87,6 @@ def s3_filesystem(bucket: str) -> pafs.FileSystem:
     )
 
 
-def gcs_filesystem() -> pafs.FileSystem:
-    """Google's store. Credentials are the application's default; STORAGE_EMULATOR_HOST names another endpoint, which is asked without any."""
-    endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    if not endpoint:
-        return pafs.GcsFileSystem(retry_time_limit=GCS_RETRIES)
-    scheme, _, host = endpoint.rpartition("://")
-    return pafs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=GCS_RETRIES)
-
-
 def explained(exc: BaseException, what: str) -> StoppedError | None:
     """The failure as a line for a person, where it is one that another try does not mend: credentials, room. Else None."""
     text = str(exc)
@@ -130,8 +120,8 @@ class ResumingReader:
         self._url = url
         self._wait = wait
         self._piece_bytes = piece_bytes
-        self._identity = self._tried(source.identify)
-        self.size = self._identity.size
+        self.identity: Identity = self._tried(source.identify)
+        self.size = self.identity.size
         self._held, self._held_from = memoryview(b""), 0
         self._last_stop = -1
         self._ahead: Future[memoryview] | None = None
@@ -214,7 +204,7 @@ class ResumingReader:
         """Waits, connects anew, and makes sure that it is the same file."""
         self._wait(FIRST_WAIT_S * 2 ** (attempt - 1))
         self._source.reopen()
-        known = getattr(self, "_identity", None)
+        known = getattr(self, "identity", None)
         if known is not None and (found := self._source.identify()) != known:
             raise StoppedError(
                 f"{self._url} changed while it was read ({known.size:,} bytes {known.etag}, now {found.size:,} {found.etag}); "
@@ -261,27 +251,42 @@ class ArrowSource:
         return self._file
 
 
+@functools.lru_cache(maxsize=4)
+def _http(silence_s: float) -> Any:
+    """fsspec's client; one for all files, since it holds the connections."""
+    import aiohttp
+    import fsspec
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, silence_s), sock_read=silence_s)
+    return fsspec.filesystem("http", client_kwargs={"timeout": timeout}, skip_instance_cache=True)
+
+
 class HttpSource:
     """A file of a web server, by ranges where it knows them, else as a stream from the start."""
 
     def __init__(self, url: str) -> None:
-        import aiohttp
-        import fsspec
-
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, stall_s()), sock_read=stall_s())
-        self._http = fsspec.filesystem("http", client_kwargs={"timeout": timeout}, skip_instance_cache=True)
+        self._http = _http(stall_s())
         self._url = url
         self._ranges: bool | None = None
         self._stream: Any = None
         self._at = 0
+        self.modified_s = 0.0
+        """When the server says that the file was changed, seconds since the epoch; 0.0 where it does not."""
 
     def identify(self) -> Identity:
         """One request. StoppedError where the server does not tell a size."""
-        found = self._http.info(self._url)
+        try:
+            found = self._http.info(self._url)
+        except FileNotFoundError as exc:  # fsspec says so whatever the failure was
+            if exc.__cause__ is None or getattr(exc.__cause__, "status", None) in (404, 410):
+                raise
+            raise exc.__cause__ from None
         if found.get("size") is None:
             raise StoppedError(f"{self._url}: the server tells no size; download it, or use another server")
         if self._ranges is None:
             self._ranges = bool(found.get("partial"))
+        with contextlib.suppress(TypeError, ValueError):
+            self.modified_s = parsedate_to_datetime(found.get("Last-Modified")).timestamp()
         return Identity(int(found["size"]), str(found.get("ETag") or ""))
 
     def fetch(self, offset: int, view: memoryview) -> int:

@@ -22,7 +22,8 @@ from pipeline.draft import TEMPORARY as TEMPORARY
 from pipeline.draft import Draft as Draft
 from pipeline.draft import local_draft, read_at
 from pipeline.errors import StoppedError
-from pipeline.remote import ArrowSource, HttpSource, ResumingReader, explained, gcs_filesystem, s3_filesystem
+from pipeline.gcs import GcsSource, gcs_filesystem
+from pipeline.remote import ArrowSource, HttpSource, ResumingReader, explained, s3_filesystem
 
 SEND_BYTES = 16 << 20
 """Piece in which a large file goes to an object store; a store takes at most 10,000 of at least 5 MiB each."""
@@ -38,6 +39,9 @@ class Blob:
     """Bytes."""
     mtime_s: float
     """Seconds since the epoch; 0.0 where the store does not tell."""
+    etag: str = ""
+    """Of web servers that give one: names this version better than a time. pyarrow's listings of object stores have none; there the
+    time is that of the write, which every write changes."""
 
 
 class Store(Protocol):
@@ -112,7 +116,9 @@ def open_reader(url: str) -> Reader:
     filesystem, path = resolve(url)
     if filesystem is _LOCAL:
         return _LocalReader(path)
-    return ResumingReader(HttpSource(url) if "://" in path else ArrowSource(filesystem, path), url)
+    if "://" in path:
+        return ResumingReader(HttpSource(url), url)
+    return ResumingReader(GcsSource(path) if filesystem.type_name == "gcs" else ArrowSource(filesystem, path), url)
 
 
 class _LocalReader:
@@ -164,7 +170,7 @@ class Folder:
                 with local_draft(target, durable=durable) as draft:
                     draft.write(data)
             else:
-                with self._filesystem.open_output_stream(target) as stream:
+                with self._filesystem.open_output_stream(target, compression=None) as stream:
                     stream.write(data)
 
     @contextlib.contextmanager
@@ -189,7 +195,7 @@ class Folder:
         target = f"{self._root}/{path}"
         if self._filesystem is _LOCAL:
             return Path(target).read_bytes()
-        with self._filesystem.open_input_stream(target) as stream:
+        with self._filesystem.open_input_stream(target, compression=None) as stream:
             return bytes(stream.read())
 
     def exists(self, path: str) -> bool:
@@ -243,7 +249,7 @@ def _send(draft: Draft, filesystem: pafs.FileSystem, target: str) -> None:
     chunk = memoryview(bytearray(SEND_BYTES))
     sent = 0
     try:
-        with filesystem.open_output_stream(target) as stream:
+        with filesystem.open_output_stream(target, compression=None) as stream:
             while count := draft.read_into(sent, chunk):
                 stream.write(chunk[:count])
                 sent += count
@@ -300,10 +306,21 @@ def stat(url: str) -> Blob | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return None if os.path.isdir(path) else Blob(path, found.st_size, found.st_mtime)
+    if "://" in path:
+        return _web_file(url)
     info = filesystem.get_file_info(path)
     if info.type != pafs.FileType.File:
         return None
     return Blob(url, info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
+
+
+def _web_file(url: str) -> Blob | None:
+    source = HttpSource(url)
+    try:
+        size, etag = ResumingReader(source, url).identity
+    except FileNotFoundError:
+        return None
+    return Blob(url, size, source.modified_s, etag)
 
 
 def folders_in(url: str) -> list[str]:
@@ -314,10 +331,12 @@ def folders_in(url: str) -> list[str]:
 
 
 def is_folder(url: str) -> bool:
-    """True if the URL names a folder (a prefix with something below it on an object store)."""
+    """True if the URL names a folder (a prefix with something below it on an object store). A web server shows none."""
     filesystem, path = resolve(url)
     if filesystem is _LOCAL:
         return os.path.isdir(path)
+    if "://" in path:
+        return False
     return bool(filesystem.get_file_info(path.rstrip("/")).type == pafs.FileType.Directory)
 
 

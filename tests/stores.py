@@ -1,16 +1,20 @@
-"""An S3 server, a web server, and a proxy that breaks what goes through it on command. Fixtures are in tests/conftest.py."""
+"""An S3 server, a web server, a Google store, and a proxy that breaks what goes through it on command. Fixtures are in tests/conftest.py."""
 
 import contextlib
+import hashlib
 import http.client
 import http.server
+import json
 import os
 import socket
 import struct
 import threading
 import time
+import urllib.parse
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +65,7 @@ class Proxy:
     target: str
     url: str = ""
     faults: deque[tuple[str, str]] = field(default_factory=deque)
-    """(method, what): 500, 503, expired, full, reset (in the middle of the answer), stall."""
+    """(method, what): 500, 503, expired, full, denied, reset (in the middle of the answer), stall."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     """(method, path, Range) of all that came."""
     always: str = ""
@@ -79,6 +83,7 @@ _ERRORS = {
     "503": (503, "SlowDown"),
     "expired": (400, "ExpiredToken"),
     "full": (507, "QuotaExceeded"),
+    "denied": (403, "AccessDenied"),
 }
 
 
@@ -160,6 +165,8 @@ class Web:
 
     folder: Path
     ranges: bool = True
+    etags: bool = True
+    """Else it tells the time of the last change."""
     url: str = ""
 
 
@@ -184,7 +191,13 @@ class _Files(http.server.BaseHTTPRequestHandler):
             lo, hi = int(first), min(int(last or size - 1), size - 1)
             data, code, extra = data[lo : hi + 1], 206, [("Content-Range", f"bytes {lo}-{hi}/{size}")]
         self.send_response(code)
-        for name, value in [*extra, ("Content-Length", str(len(data))), ("ETag", f'"{path.stat().st_mtime_ns}"')]:
+        mtime_s = path.stat().st_mtime
+        extra.append(
+            ("ETag", f'"{hashlib.md5(path.read_bytes()).hexdigest()}"')
+            if web.etags
+            else ("Last-Modified", formatdate(mtime_s, usegmt=True))
+        )
+        for name, value in [*extra, ("Content-Length", str(len(data)))]:
             self.send_header(name, value)
         if web.ranges:
             self.send_header("Accept-Ranges", "bytes")
@@ -196,9 +209,9 @@ class _Files(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def web_of(folder: Path, *, ranges: bool = True) -> Iterator[Web]:
+def web_of(folder: Path, *, ranges: bool = True, etags: bool = True) -> Iterator[Web]:
     """A web server over a folder."""
-    web = Web(folder, ranges)
+    web = Web(folder, ranges, etags)
     with serving(_Files, web) as web.url:
         yield web
 
@@ -216,3 +229,67 @@ def environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@dataclass
+class Gcs:
+    """A bucket's files as Google's JSON interface shows them: by `bucket/name`, with a generation each."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    generations: dict[str, int] = field(default_factory=dict)
+    url: str = ""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Writes a file, which gives it another generation."""
+        self.files[path] = data
+        self.generations[path] = self.generations.get(path, 1_700_000_000_000_000) + 1
+
+
+class _GcsFiles(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        gcs: Gcs = self.server.owner  # type: ignore[attr-defined]
+        url = urllib.parse.urlsplit(self.path)
+        asked = {name: values[0] for name, values in urllib.parse.parse_qs(url.query).items()}
+        _, _, _, _, bucket, _, *name = url.path.split("/")  # /storage/v1/b/BUCKET/o/NAME
+        if not name:
+            found = sorted(path for path in gcs.files if path.startswith(f"{bucket}/{asked.get('prefix', '')}"))
+            return self._answer(200, json.dumps({"kind": "storage#objects", "items": [self._about(gcs, path) for path in found]}).encode())
+        path = f"{bucket}/{urllib.parse.unquote(name[0])}"
+        if path not in gcs.files:
+            return self._answer(404, b'{"error": {"code": 404, "message": "No such object"}}')
+        if asked.get("alt") != "media":
+            return self._answer(200, json.dumps(self._about(gcs, path)).encode())
+        if asked.get("ifGenerationMatch", str(gcs.generations[path])) != str(gcs.generations[path]):
+            return self._answer(412, b'{"error": {"code": 412, "message": "conditionNotMet"}}')
+        data, wanted = gcs.files[path], self.headers.get("Range")
+        if wanted is None:
+            return self._answer(200, data)
+        lo, _, hi = wanted.removeprefix("bytes=").partition("-")
+        piece = data[int(lo) : int(hi) + 1 if hi else len(data)]
+        return self._answer(206, piece, ("Content-Range", f"bytes {lo}-{int(lo) + len(piece) - 1}/{len(data)}"))
+
+    def _about(self, gcs: Gcs, path: str) -> dict[str, Any]:
+        bucket, _, name = path.partition("/")
+        times = dict.fromkeys(("updated", "timeCreated"), "2026-01-02T03:04:05.678Z")
+        numbers = {"size": str(len(gcs.files[path])), "generation": str(gcs.generations[path]), "metageneration": "1"}
+        return {"kind": "storage#object", "bucket": bucket, "name": name, **numbers, **times}
+
+    def _answer(self, code: int, data: bytes, *headers: tuple[str, str]) -> None:
+        self.send_response(code)
+        for name, value in (*headers, ("Content-Length", str(len(data)))):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextlib.contextmanager
+def gcs_server() -> Iterator[Gcs]:
+    """An empty Google store."""
+    gcs = Gcs()
+    with serving(_GcsFiles, gcs) as gcs.url:
+        yield gcs

@@ -33,9 +33,18 @@ def layer(name: str) -> int:
         return 4
     if parts[0] != "pipeline" or len(parts) < 2:
         return -1
-    return {"model": 2, "samples": 1, "schema": 0, "errors": 0, "storage": 0, "remote": 0, "draft": 0, "attempts": 0, "pace": 0}.get(
-        parts[1], 3
-    )
+    return {
+        "model": 2,
+        "samples": 1,
+        "schema": 0,
+        "errors": 0,
+        "storage": 0,
+        "remote": 0,
+        "gcs": 0,
+        "draft": 0,
+        "attempts": 0,
+        "pace": 0,
+    }.get(parts[1], 3)
 
 
 def test_the_readme_names_exactly_the_modules_on_disk() -> None:

@@ -7,9 +7,11 @@ import fnmatch
 import hashlib
 import os.path
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import braceexpand
 
@@ -21,7 +23,10 @@ from pipeline.storage import Blob, Store
 
 LAST_INDEX = 1 << 62
 """End of an index range that goes to the end of a shard whose length is not known."""
+REQUESTS = 16
+"""Names that a store is asked for at a time."""
 _WILD = re.compile(r"[*?\[]")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class ShardInput:
     stem: str
     """The same without `.tar`."""
     fingerprint: str
-    """Hex, of shard, size and mtime: names this version of the archive."""
+    """Hex, of shard, size, and ETag or mtime: names this version of the archive."""
     size: int
     mtime_s: float
 
@@ -67,11 +72,18 @@ def expand(patterns: Sequence[str]) -> tuple[str, list[Blob]]:
     """
     found: dict[str, Blob] = {}
     roots: list[str] = []
-    for pattern in _flat(patterns):
-        base, blobs = _match(pattern)
+    for base, blobs in _each(_match, list(_flat(patterns))):
         roots.append(base)
         found.update((blob.path, blob) for blob in blobs)
     return _common(roots), [found[path] for path in sorted(found)]
+
+
+def _each(work: Callable[[str], _Found], names: Sequence[str]) -> Iterable[_Found]:
+    """`work` of every name in order; a store is asked for several at a time, since each is a request."""
+    if len(names) < 2 or all(storage.is_local(name) for name in names):
+        return [work(name) for name in names]
+    with ThreadPoolExecutor(REQUESTS, "look") as pool:
+        return list(pool.map(work, names))
 
 
 def _flat(patterns: Iterable[str]) -> Iterable[str]:
@@ -101,10 +113,10 @@ def _match(pattern: str) -> tuple[str, list[Blob]]:
     except ValueError as exc:
         raise RequestError(f"the braces of {pattern} do not match: {exc}") from exc
     if not any(_WILD.search(name) for name in names):
-        if all(storage.is_folder(name) for name in names):
+        if all(_each(storage.is_folder, names)):
             below = [blob for name in names for blob in _listed(_absolute(name)) if _is_archive(blob.path)]
             return _common([_absolute(name) for name in names]), _some(below, pattern)
-        return _parent(names), [_existing(name) for name in names]
+        return _parent(names), list(_each(_existing, names))
     base = _literal_folder(names)
     wanted = [_absolute(name) for name in names]
     compiled = [re.compile(_translate(name)) for name in wanted]
@@ -196,7 +208,8 @@ def inputs(blobs: Iterable[Blob], root: str, tables: str = CAPTIONS) -> list[Sha
         stem = stem_of(shard)
         if stem in by_stem:
             raise RequestError(f"{by_stem[stem].url} and {blob.path} would write the same table {table_path(tables, stem)}; rename one")
-        digest = hashlib.sha256(f"{shard}\0{blob.size}\0{blob.mtime_s:.6f}".encode()).hexdigest()[:16]
+        version = blob.etag or f"{blob.mtime_s:.6f}"
+        digest = hashlib.sha256(f"{shard}\0{blob.size}\0{version}".encode()).hexdigest()[:16]
         by_stem[stem] = ShardInput(blob.path, shard, stem, digest, blob.size, blob.mtime_s)
     return list(by_stem.values())
 
