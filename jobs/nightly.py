@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from jobs import caption
 from jobs.caption import CaptionConfig
 from jobs.display import console
-from jobs.run import Chosen, Run, carry_out
+from jobs.run import Chosen, Run, Steps, carry_out
 from pipeline import storage
 from pipeline.captions.choose import chosen
 from pipeline.captions.engine import describe
@@ -146,8 +146,8 @@ def _night(work: Work, known: Night | None) -> int:
     try:
         job = caption.prepare(work.config.captions(work.output.url), chosen=_chosen(work))
         night.runs.append(job.run.run_id)
-        steps = caption.steps_of(job)
-        carry_out(job.run, replace(steps, enough=_enough(work.config, began)))
+        steps = replace(caption.steps_of(job), enough=_enough(work.config, began))
+        carry_out(job.run, steps if predicted is None else _against(steps, predicted, began, len(work.comparison.todo)))
         night.why = job.run.ended
     except StoppedError as exc:
         problem, night.why = exc, str(exc)
@@ -162,12 +162,23 @@ def _night(work: Work, known: Night | None) -> int:
     for alarm in night.alarms:
         console.print(f"[bold red]unlike the nights before[/]: {alarm['sentence']}")
     console.print(f"night {night.date}: {verdict(night)}", soft_wrap=True, markup=False)
-    if night.predicted is not None:
-        console.print(f"foretold {night.predicted['sentence']}")
     console.print(f"page   {work.store.url}/{page}", soft_wrap=True)
     if problem is not None:
         raise problem
     return code
+
+
+def _against(steps: Steps, predicted: dict[str, Any], began: float, archives: int) -> Steps:
+    """The steps of a run whose record and closing table also say how the forecast did, if it did all that was foretold."""
+
+    def findings(tally: Tally) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+        more, rows = steps.findings(tally) if steps.findings is not None else ({}, [])
+        found = compared(predicted, time.monotonic() - began, archives) if tally.shards == archives else None
+        if found is None:
+            return more, rows
+        return {**more, "predicted": found}, [*rows, ("against the plan", f"{found['factor']:.2f}", found["sentence"])]
+
+    return replace(steps, findings=findings)
 
 
 def _begin(work: Work, known: Night | None) -> Night:
@@ -177,8 +188,7 @@ def _begin(work: Work, known: Night | None) -> Night:
     if known is None or known.version != work.version:
         earlier = [stem for stem, entry in work.ledger.entries.items() if entry.night != work.config.night()]
         night.version, night.before = work.version, work.ledger.counts(earlier)
-        if work.versions and work.version not in work.versions:
-            night.recipe_changed = _recipe_changes(work)
+        night.recipe_changed = _recipe_changes(work) if work.versions and work.version not in work.versions else []
     night.complete, night.ended, night.alarms, night.why = False, "", [], ""
     record.save(work.store, night)
     return night
@@ -203,8 +213,9 @@ def _chosen(work: Work) -> Chosen:
     """What this night takes on. Archives that are left out for their age stay out of the plan."""
     urls = {archive.url: archive.stem for archive in work.listed}
     older = set(work.comparison.older)
+    todo = set(work.comparison.todo)
     blobs = [blob for blob in work.blobs if urls[blob.path] not in older]
-    return Chosen(work.root, blobs, frozenset(work.comparison.changed))
+    return Chosen(work.root, blobs, frozenset(work.comparison.changed), [blob for blob in blobs if urls[blob.path] in todo])
 
 
 def _enough(config: NightlyConfig, began: float) -> Callable[[Tally], str]:

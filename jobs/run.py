@@ -89,6 +89,8 @@ class Chosen:
     blobs: list[storage.Blob]
     stale: frozenset[str]
     """Stems whose tables are of former versions of their archives."""
+    opens: list[storage.Blob] | None = None
+    """Those that the run will open, where that is known: the others are not opened to look at their columns either."""
 
 
 def plan_run(

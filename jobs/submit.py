@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from jobs.display import console
 from jobs.follow_job import ENDED, Follower, Unreachable, exit_code_of, lost
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, StoppedError
 
 TIMEOUT_S = 30.0
 """Seconds that one answer of the job server may take."""
@@ -130,7 +130,7 @@ def connect(address: str) -> Any:
 
         def _raise_error(self, r: Any) -> None:
             if r.status_code in (500, 502, 503, 504) and "already exists" not in r.text:
-                raise Unreachable(f"{address} answers {r.status_code}")
+                raise Unreachable(f"{address} answers {r.status_code}: {(r.text.strip() or 'nothing').splitlines()[0][:200]}")
             super()._raise_error(r)
 
     try:
@@ -151,7 +151,7 @@ def _latest(client: Any, base: str) -> tuple[str, Any]:
         try:
             found = client.get_job_info(job_id)
         except Unreachable as exc:
-            raise RequestError(f"{exc}; try again") from exc
+            raise StoppedError(f"{exc}; try again") from exc
         except RuntimeError as exc:
             if "does not exist" in str(exc) or "404" in str(exc):
                 break
@@ -175,7 +175,8 @@ def _only(config: SubmitConfig, client: Any, job_id: str, info: Any) -> int:
         console.print(f"{job_id} {'is being stopped' if stopped else 'had ended already'}", soft_wrap=True)
         return 0
     state = _state(info)
-    console.print(f"{job_id} {state.lower()}{f': {info.message}' if info.message else ''}", soft_wrap=True, markup=False)
+    message = (info.message or "").split(", last available logs", 1)[0].strip().split("\n", 1)[0]
+    console.print(f"{job_id} {state.lower()}{f': {message}' if message else ''}", soft_wrap=True, markup=False)
     return exit_code_of(info) if state in ENDED else 0
 
 
@@ -208,7 +209,7 @@ def _submit(client: Any, job_id: str, folder: str, name: str, night: str) -> str
             metadata={"nightcap_night": night},
         )
     except Unreachable as exc:
-        raise RequestError(f"{exc}; the same command submits the job, or follows it if it arrived") from exc
+        raise StoppedError(f"{exc}; the same command submits the job, or follows it if it arrived") from exc
     except (RuntimeError, ValueError) as exc:
         if "already exists" in str(exc):  # somebody else was faster
             return job_id

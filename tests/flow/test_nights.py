@@ -218,3 +218,7 @@ def test_what_was_foretold_comes_within_a_factor_of_three(corpus: Corpus) -> Non
     record = corpus.balanced("2026-01-01", 0)
     assert 1 / 3 < record["predicted"]["factor"] < 3, record["predicted"]["sentence"]
     assert record["predicted"]["sentence"] in (corpus.folder / "out/nights/2026-01-01.html").read_text()
+    of_run = next((corpus.folder / "out" / record["version"] / "runs").iterdir())
+    predicted = json.loads((of_run / "run.json").read_text())["predicted"]
+    assert abs(predicted["factor"] / record["predicted"]["factor"] - 1) < 0.2
+    assert predicted["sentence"] in (of_run / "report.html").read_text()
