@@ -1,6 +1,9 @@
-"""`decode_image` against bare torchvision decoding and resizing, on photographs of about 64 KB: pictures a second of one core.
+"""`decode_image` against bare torchvision decoding and resizing: pictures a second of one core.
 
-CPU time counts, not wall time, so that other work on the machine weighs less.
+    python infra/bench/decode.py [large]       photographs of about 64 KB, or of 12 megapixels
+
+CPU time counts, not wall time, so that other work on the machine weighs less. Large ones are made of the largest photograph there is,
+with the grain of a camera (6 grey levels), since an enlarged one would have no detail to lose.
 """
 
 import importlib.util
@@ -8,6 +11,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +53,11 @@ def _shrunk(picture: Image.Image) -> bytes:
         low, high = (scale, high) if size < BYTES else (low, scale)
 
 
-def bare(data: bytes) -> np.ndarray:
+def bare(data: bytes, side_px: int = SIDE_PX) -> np.ndarray:
     """What torchvision takes for the same pixels."""
     pixels_chw = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     height, width = pixels_chw.shape[1:]
-    size = [max(1, round(side * SIDE_PX / min(height, width))) for side in (height, width)]
+    size = [max(1, round(side * side_px / min(height, width))) for side in (height, width)]
     small = functional.resize(pixels_chw, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
     return np.ascontiguousarray(small.permute(1, 2, 0).numpy())
 
@@ -65,9 +69,30 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
+def large() -> None:
+    """Pictures a second, and how far apart the pixels are."""
+    source = max((Image.open(io.BytesIO(data)) for data in photographs()), key=lambda picture: picture.width * picture.height)
+    enlarged = np.asarray(source.resize((4032, 3024), Image.Resampling.BICUBIC)).astype(np.float32)
+    grain = np.random.default_rng(0).normal(0, 6, enlarged.shape[:2])[..., None]
+    stream = io.BytesIO()
+    Image.fromarray((enlarged + grain).clip(0, 255).astype(np.uint8)).save(stream, "jpeg", quality=90)
+    data = stream.getvalue()
+    print(f"12 megapixels, {len(data) / 1e6:.1f} MB")
+    for side_px in (224, 256, 384):
+        apart = np.abs(decode_image(data, side_px)[0].astype(int) - bare(data, side_px))
+        ours, theirs = (min(cpu_seconds(partial(work, data, side_px)) for _ in range(6)) for work in (decode_image, bare))
+        print(
+            f"to {side_px}: {1000 * ours:.1f} ms, bare torchvision {1000 * theirs:.1f} ms: {theirs / ours:.2f} times as fast; "
+            f"pixels {apart.mean():.3f} grey levels apart on the mean, {apart.max()} at most"
+        )
+
+
 def main() -> None:
     """Pictures a second."""
     torch.set_num_threads(1)
+    if sys.argv[1:] == ["large"]:
+        large()
+        return
     pictures = photographs()
     sizes = [Image.open(io.BytesIO(data)).size for data in pictures]
     print(f"{len(pictures)} photographs of {[len(data) // 1000 for data in pictures]} KB, {sizes} px, to {SIDE_PX} px")
