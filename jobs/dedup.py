@@ -11,7 +11,7 @@ from typing import Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from jobs.cluster import session
+from jobs.cluster import ONE_OPERATOR_CPUS, session
 from jobs.display import console
 from jobs.each import on_ray
 from jobs.options import ShardOptions, byte_count
@@ -54,7 +54,7 @@ def run(config: DedupConfig) -> int:
     if decided is not None:
         carry_out(planned, _steps(planned, config))
     else:
-        with session(config.address, verbose=config.verbose):
+        with session(config.address, verbose=config.verbose, cpus=ONE_OPERATOR_CPUS):
             carry_out(planned, _steps(planned, config))
             decided = decide_corpus(config.output, likeness, on_ray)
     console.print(_account(decided))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from cyclopts import Parameter
 
+from jobs.cluster import ONE_OPERATOR_CPUS
 from jobs.describe import describe
 from jobs.display import console
 from jobs.explain import explain_filters
@@ -138,6 +139,7 @@ def steps_of(job: Job) -> Steps:
         record=asdict(job.config),
         tasks=lambda: divided(job, tasks_of(job.run)),
         watch=SlowShards().see,
+        cpus=ONE_OPERATOR_CPUS,
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.cluster import session
+from jobs.cluster import CPUS, session
 from jobs.display import closing_table, console, meter
 from jobs.options import ShardOptions
 from jobs.report import page_of
@@ -73,6 +73,8 @@ class Steps:
     """The tasks, where they are not one an open shard."""
     watch: Callable[[Receipt], None] | None = None
     """Sees every receipt."""
+    cpus: int = CPUS
+    """Logical CPUs of a Ray that is started here."""
     findings: Callable[[Tally], tuple[dict[str, Any], list[tuple[str, str, str]]]] | None = None
     """More for the record, and rows of the closing table."""
     takes_over: tuple[str, ...] = ()
@@ -114,7 +116,7 @@ def carry_out(run: Run, steps: Steps) -> int:
     _announce(run, steps.note)
     if not run.plan.open:
         return _finish(run, steps, None)
-    with session(run.config.address, verbose=run.config.verbose):
+    with session(run.config.address, verbose=run.config.verbose, cpus=steps.cpus):
         problem = None
         try:
             execute(run, steps)

@@ -17,7 +17,7 @@ from peaks import peaks
 
 from pipeline.dedup.signatures import GRAM_CHARACTERS, PERMUTATIONS
 
-SHARD_SAMPLES, FEW, MANY, WORDS = 10_000, 1, 10, 18
+SHARD_SAMPLES, FEW, MANY, WORDS = 5_000, 1, 10, 18
 
 
 def texts_of(count: int) -> list[str]:

@@ -31,7 +31,7 @@ def main() -> None:
     folder = sys.argv[1]
     tokenizer = Tokenizer.load(folder)
     config = ChainConfig(tokens=TokenizerConfig(tokenizer=folder))
-    careful = Careful("pipeline.samples.chain:chain_for", (config, tokenizer), Limits(300.0, 4 << 30), Attempts(None, "bench", "bench"))
+    careful = Careful("pipeline.samples.chain:ChainWork", (config, tokenizer), Limits(300.0, 4 << 30), Attempts(None, "bench", "bench"))
     theirs = loops._tokenizer(folder)
     spent: dict[str, float] = defaultdict(float)
     origin = origin_of(ShardTask("x", "x", "x"))

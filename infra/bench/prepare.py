@@ -28,7 +28,7 @@ from peaks import peaks
 from photographs import write_photographs
 
 from jobs import prepare
-from jobs.cluster import session
+from jobs.cluster import ONE_OPERATOR_CPUS, session
 from jobs.run import execute
 from pipeline.samples.chain import ChainConfig
 from pipeline.samples.frames import FramesConfig
@@ -79,7 +79,7 @@ def by_hand(folder: Path, made: Pool, work: Callable[[tuple[str, str, str]], int
 
 def compared(folder: Path, chain: ChainConfig, work: Any, tokenizer: str = "") -> None:
     """Both, A B A B, after a round that is not counted."""
-    with session("", verbose=False), pool() as made:
+    with session("", verbose=False, cpus=ONE_OPERATOR_CPUS), pool() as made:
         ours = nightcap(folder, chain)
         works = {"prepare": ours, "loop by hand": by_hand(folder, made, work, tokenizer)}
         interleaved(works, 1)
@@ -98,11 +98,11 @@ def pictures(folder: Path, tokenizer: str) -> None:
 
 
 def steady(folder: Path, tokenizer: str) -> None:
-    """Pictures for so long that start and end weigh little: 15,000 after 2,000 that are not counted. What comes out is deleted at once."""
+    """Pictures for so long that start and end weigh little: 16,000 in archives of 128 MB, after 2,000 that are not counted."""
     chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
     write_photographs(folder / "warm" / "shards", 4, 500)
-    write_photographs(folder / "shards", 30, 500)
-    with session("", verbose=False), pool() as made:
+    write_photographs(folder / "shards", 8, 2_000)
+    with session("", verbose=False, cpus=ONE_OPERATOR_CPUS), pool() as made:
         for place, rounds in ((folder / "warm", 1), (folder, ROUNDS)):
             works = {"prepare": nightcap(place, chain), "loop by hand": by_hand(place, made, loops.pictures, tokenizer)}
             figures = interleaved(works, rounds)
@@ -118,7 +118,7 @@ def cpu(folder: Path, tokenizer: str) -> None:
 
 def compared_cpu(folder: Path, chain: ChainConfig, work: Any, tokenizer: str = "") -> None:
     """Milliseconds a sample of the workers, and of everything beside them; turn by turn, after a round that is not counted."""
-    with session("", verbose=False), pool() as made:
+    with session("", verbose=False, cpus=ONE_OPERATOR_CPUS), pool() as made:
         works = {"prepare": nightcap(folder, chain), "loop by hand": by_hand(folder, made, work, tokenizer)}
         for number in range(ROUNDS + 1):
             found = {}
@@ -157,8 +157,8 @@ def others(folder: Path, tokenizer: str) -> None:
     """Ray's own reader with a row-wise PIL map, webdataset's loader with the same codec, and Daft where DAFT_PYTHON names one."""
     chain = ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer))
     write_photographs(folder / "warm" / "shards", 4, 125)
-    write_photographs(folder / "shards", 12, 500)
-    with session("", verbose=False):
+    write_photographs(folder / "shards", 8, 500)
+    with session("", verbose=False, cpus=ONE_OPERATOR_CPUS):
         for place, rounds in ((folder / "warm", 1), (folder, 2)):
             works = {
                 "prepare": nightcap(place, chain),

@@ -65,6 +65,13 @@ class Careful:
         """No sample is being worked on."""
         self._watchdog.rest()
 
+    def ahead(self, items: Any) -> None:
+        """Tells the work what comes in this chunk, if it takes that (`ahead`), and if nothing died here before."""
+        hook = getattr(self._work, "ahead", None)
+        if hook is not None and not self._died_here:
+            self._watchdog.watch()
+            hook(items)
+
     def run(self, index: int, item: Any) -> Iterator[Any]:
         """What the work gives for an item. Raises SampleError, also for one that kills, hangs or asks for too much memory."""
         if self._died_here or self.is_suspect(index):

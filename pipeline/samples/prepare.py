@@ -110,7 +110,7 @@ class _Preparer:
         config = self.config
         attempts = Attempts(storage.Folder(config.output) if config.output else None, config.run_id, "prepare")
         arguments = (config.chain, config.tokenizer)
-        self._careful = Careful("pipeline.samples.chain:chain_for", arguments, config.limits, attempts, self.task.suspects)
+        self._careful = Careful("pipeline.samples.chain:ChainWork", arguments, config.limits, attempts, self.task.suspects)
         self._dropped = drops_of(config.drop, self.task.shard, self.task.fingerprint) if config.drop else {}
         self._origin = origin_of(self.task)
 
@@ -123,6 +123,8 @@ class _Preparer:
         began = time.perf_counter()
         kept, refused, seconds = Rows(schema.PREPARED), [], dict[str, float]()
         with self._careful.chunk(Unit(self.task.shard, chunk[0].index, chunk[-1].index)):
+            self._careful.ahead([sample.fields for sample in chunk if sample.problem is None])
+            seconds["text, tokens"] = time.perf_counter() - began
             for sample in chunk:
                 row, item = self._described(sample)
                 if item is not None:

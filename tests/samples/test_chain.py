@@ -2,6 +2,7 @@
 
 - the row has every column of schema.PREPARED; pictures, recordings and clips come out as the normalisers alone make them
 - a text is normalised and tokenised; several are references; one that is empty, or has no tokens, rejects
+- texts that are read ahead of their turn give the same rows
 - what a filter removes before decoding is never decoded; the reason is the filter's
 - a chain whose step needs a column that none before adds is refused when it is built, with both names
 - bad input: a clip without pictures, a recording without samples, rubbish
@@ -99,6 +100,29 @@ def test_filters_see_the_decoded_medium() -> None:
     assert refused(item(jpg=jpeg(90, 400)), strict) is Reason.FILTERED_RESOLUTION
     assert run(item(jpg=jpeg(300, 400)), strict)["image"] is not None
     assert refused(item(flac=flac(0.5, 8_000)), ChainConfig(filters=FilterConfig(min_source_rate_hz=16_000))) is Reason.FILTERED_SAMPLE_RATE
+
+
+def test_texts_read_ahead_change_no_row() -> None:
+    words = words_tokenizer("a few words of text and more")
+    config = ChainConfig(take=("image", "text"), tokens=TokenizerConfig(tokenizer="here", max_tokens=5))
+    texts = [b"a few", b"", b"words of text and more", b"\xff", b"a few", b"~", b"text " * 20_000]
+    given = [item(txt=text, jpg=jpeg(40, 50)) for text in texts] + [item(json=b'{"captions": ["more", "words", "more"]}')]
+
+    def rows(chain: Chain, items: list[Item]) -> list[Any]:
+        found = []
+        for one in items:
+            try:
+                found.append(chain(one))
+            except SampleError as exc:
+                found.append((exc.reason, exc.detail))
+        return found
+
+    apart, ahead = Chain(config, words), Chain(config, words)
+    ahead.ahead([one.fields for one in given])
+    assert rows(ahead, given) == rows(apart, given)
+    ahead.ahead([one.fields for one in given])
+    others = [item(txt=b"and more", jpg=jpeg(40, 50)) for _ in given]
+    assert rows(ahead, others) == rows(apart, others), "what was read ahead is of those samples alone"
 
 
 def test_bad_media_reject_with_their_reason() -> None:
