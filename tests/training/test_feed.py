@@ -112,9 +112,14 @@ def test_modalities_mix_in_a_batch_and_say_whose_they_are() -> None:
     assert batch.clips.rows_n.tolist() == [2] and batch.clips.times_nk.tolist() == [[0.0, 0.5]]
     assert batch.clips.frames_nkchw.shape == (1, 2, 3, PX, PX) and batch.clips.n_frames_n.tolist() == [2]
     assert batch.clips.sound.rows_n.tolist() == [2] and batch.clips.sound.length_n.tolist() == [800]
-    assert batch.token_ids_bt.shape == (4, 8)
+    assert batch.token_ids_bt.shape == (4, 5), "as long as the longest text"
     assert batch.token_mask_bt.sum(dim=1).tolist() == [3, 5, 1, 2]
     assert batch.weight_b.tolist() == [1, 1, 0, 1], "a row without a text teaches nothing"
+
+
+def test_a_batch_without_any_text_still_has_a_word_to_ask_for() -> None:
+    batch = collate(decoded(rows({"modality": "image", "image": jpeg(), "token_ids": None})), px=PX, pad_id=0).batch
+    assert batch.token_ids_bt.tolist() == [[0, 0]] and batch.weight_b.tolist() == [0]
 
 
 def test_media_that_the_model_does_not_take_are_absent() -> None:
