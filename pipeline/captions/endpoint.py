@@ -37,7 +37,7 @@ SHORT_SIDE_PX = 768
 """What hosted models look at at most; larger pictures cost time on the way and no captions."""
 
 
-JSON = {"headers": {"content-type": "application/json"}}
+JSON: Any = {"headers": {"content-type": "application/json"}}
 
 
 class Request(NamedTuple):
