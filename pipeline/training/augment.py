@@ -2,7 +2,7 @@
 
     geometry    one affine map a picture: a smaller part of it, shifted, turned, mirrored
     colour      brightness, contrast, saturation, hue, and now and then no colour at all
-    style       random filters and gammas: other textures and tones on the same shapes
+    style       few flat colours, random filters and gammas: other textures and tones on the same shapes
     loudness    gain of recordings
 
 What happens to a sample comes from its seed, hence from (run seed, epoch, shard, index), whatever stands beside it. All frames of
@@ -29,6 +29,7 @@ class Draw(IntEnum):
     GAIN = 103
     FILTER = 104
     GAMMA = 105
+    FLAT = 106
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,9 @@ class AugmentConfig:
     """Most turn of colours, in degrees of the colour wheel; wrong where texts name colours."""
     grey: float = 0.0
     """Probability of a picture without colour."""
+    flat: float = 0.0
+    """Probability of a picture in few flat colours, 4 to 8 levels of each after a median: shading and texture go, shapes stay. For
+    drawings by others."""
     random_filter: float = 0.0
     """Probability of a picture seen through a random filter of its colours and their neighbours, mixed with itself: textures and colours
     change, shapes stay. For what is to be known when others draw it; wrong where texts name colours."""
@@ -61,7 +65,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         """Raises RequestError for a value out of range."""
-        for name in ("crop", "mirror", "brightness", "contrast", "saturation", "grey", "random_filter"):
+        for name in ("crop", "mirror", "brightness", "contrast", "saturation", "grey", "flat", "random_filter"):
             if not 0 <= getattr(self, name) <= (0.9 if name == "crop" else 1):
                 raise RequestError(f"augmentation: {name} is {getattr(self, name)}; give 0 to {0.9 if name == 'crop' else 1}")
         if min(self.rotate_deg, self.hue_deg, self.gamma, self.gain_db) < 0:
@@ -142,16 +146,39 @@ def _coloured(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, config: AugmentC
 
 
 def _styled(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
-    """uint8 -> uint8 through the random filter and the gamma of each picture."""
-    if config.random_filter == 0 and config.gamma == 0:
+    """uint8 -> uint8: flat colours, then the random filter, then the gamma of each picture."""
+    if max(config.flat, config.random_filter, config.gamma) == 0:
         return pixels_nchw
     changed = pixels_nchw.float()
+    if config.flat > 0:
+        changed = _flattened(changed, seeds_n, config.flat)
     if config.random_filter > 0:
         changed = _through_filters(changed, seeds_n, config.random_filter)
     if config.gamma > 0:
         powers = torch.exp((2 * uniform(seeds_n, Draw.GAMMA, 3) - 1) * config.gamma)
         changed = 255 * (changed.clamp(0, 255) / 255) ** powers[:, :, None, None]
     return changed.add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def _flattened(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, probability: float) -> torch.Tensor:
+    """float -> float: out = round(median(x) * k / 255) * 255 / k, k one of 3 to 7, the median over 5 pixels of a row, then of a column."""
+    draws = uniform(seeds_n, Draw.FLAT, 2)
+    chosen = torch.nonzero(draws[:, 0] < probability)[:, 0]
+    if len(chosen) == 0:
+        return pixels_nchw
+    smooth = pixels_nchw[chosen]
+    for dim, pad in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
+        size, padded = smooth.shape[dim], torch.nn.functional.pad(smooth, pad, mode="replicate")
+        smooth = median_of_five(*(padded.narrow(dim, start, size) for start in range(5)))
+    steps = (3 + (5 * draws[chosen, 1]).floor()).view(-1, 1, 1, 1)
+    return pixels_nchw.index_copy(0, chosen, (smooth * steps / 255).round() * 255 / steps)
+
+
+def median_of_five(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+    """Element by element, by comparisons alone, without sorting."""
+    low = torch.maximum(torch.minimum(a, b), torch.minimum(c, d))  # without the least of a, b, c, d
+    high = torch.minimum(torch.maximum(a, b), torch.maximum(c, d))  # without the greatest
+    return torch.maximum(torch.minimum(e, low), torch.minimum(torch.maximum(e, low), high))
 
 
 def _through_filters(pixels_nchw: torch.Tensor, seeds_n: torch.Tensor, probability: float) -> torch.Tensor:

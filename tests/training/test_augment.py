@@ -1,5 +1,5 @@
 """Augmentation: nothing at 0; a sample's changes come from its seed alone; grey stays grey; only allowed pictures are mirrored;
-filters and gammas are their formulas."""
+flat colours, filters and gammas are their formulas."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import RequestError
 from pipeline.model.batch import Batch, Clips, Pictures, Recordings
 from pipeline.model.chance import uniform
-from pipeline.training.augment import AugmentConfig, Draw, augment
+from pipeline.training.augment import AugmentConfig, Draw, augment, median_of_five
 
 STILL = AugmentConfig(crop=0, rotate_deg=0, brightness=0, contrast=0, saturation=0, gain_db=0)
 
@@ -75,6 +75,22 @@ def test_a_filter_is_the_formula_and_only_some_pictures_go_through_one(noise: to
     some = changed(many, list(range(400)), dataclasses.replace(STILL, random_filter=0.3))
     assert 0.22 < float((some != many).flatten(1).any(dim=1).float().mean()) < 0.38
     assert torch.equal(some[7:8], changed(noise[:1], [7], dataclasses.replace(STILL, random_filter=0.3))), "whatever stands beside it"
+
+
+def test_flat_colours_are_the_median_at_few_levels(noise: torch.Tensor) -> None:
+    five = torch.randint(0, 256, (5, 1000), generator=torch.Generator().manual_seed(1)).float()
+    assert torch.equal(median_of_five(*five), five.median(dim=0).values)
+    found = changed(noise, [1, 2, 3], dataclasses.replace(STILL, flat=1.0)).float()
+    steps = 3 + (5 * uniform(torch.tensor([1, 2, 3]), Draw.FLAT, 2)[:, 1]).floor()
+    for row in range(3):
+        levels = {int(255 * level / float(steps[row]) + 0.5) for level in range(int(steps[row]) + 1)}
+        assert {int(value) for value in found[row].unique().tolist()} <= levels
+        patch = noise[row, :, 3:8, 7:12].float()  # around pixel 5, 9
+        middle = patch.median(dim=2).values.median(dim=1).values
+        assert found[row, :, 5, 9].tolist() == [int((m * steps[row] / 255).round() * 255 / steps[row] + 0.5) for m in middle]
+    many = noise[:1].expand(400, -1, -1, -1)
+    some = changed(many, list(range(400)), dataclasses.replace(STILL, flat=0.3))
+    assert 0.22 < float((some != many).flatten(1).any(dim=1).float().mean()) < 0.38
 
 
 def test_a_gamma_keeps_black_and_white_and_bends_what_is_between() -> None:
