@@ -112,7 +112,7 @@ def steady(folder: Path, tokenizer: str) -> None:
 
 def cpu(folder: Path, tokenizer: str) -> None:
     """Pictures: processor time of all processes of either side, for a machine that others use as well."""
-    write_photographs(folder / "shards", 2, 500)
+    write_photographs(folder / "shards", 3, 1_000)
     compared_cpu(folder, ChainConfig(tokens=TokenizerConfig(tokenizer=tokenizer)), loops.pictures, tokenizer)
 
 
