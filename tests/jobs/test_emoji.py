@@ -2,12 +2,18 @@
 
 - a name that is never trained shares no label with one that is;
 - the halves of validation and test are fixed, disjoint and even;
-- both artists drew the same names.
+- both artists drew the same names;
+- the recipe of 20 minutes is the demo's, longer.
 """
 
+import dataclasses
+from pathlib import Path
+
 import pytest
+import yaml
 
 from jobs.emoji import half, held_out, parts, plain
+from jobs.lesson import recipe
 from pipeline.errors import RequestError
 
 HALVES = ["validation", "test", "validation", "validation"]
@@ -39,3 +45,24 @@ def test_the_installed_pictures_are_split_as_promised() -> None:
     assert not {plain(name) for name in unseen} & {plain(name) for name in names[0]}
     assert len(found.train) > 1400 and min(map(len, found[1:3])) > 600 and min(map(len, found[3:])) > 120
     assert all("Twtr" in picture.path.parts for picture in found.new_artist_test)
+
+
+def test_the_longer_recipe_is_the_demos_but_for_its_length() -> None:
+    try:
+        demo = recipe("prepared", "validation", "output", 3)
+    except RequestError:
+        pytest.skip("the emoji packages are not installed: make demo installs them")
+    longer = yaml.safe_load((Path(__file__).parents[2] / "infra/emoji.yaml").read_text())
+    longer |= longer.pop("augment")
+    said = {"validation_samples": demo.validation_samples}
+    for part in (demo.model, demo.mix, demo.optimiser, demo.schedule, demo.loop, demo.augment):
+        plain_part = type(part)()
+        said |= {
+            field.name: getattr(part, field.name)
+            for field in dataclasses.fields(part)
+            if getattr(part, field.name) != getattr(plain_part, field.name)
+        }
+    other = {"max_minutes", "keep_features", "validations", "backbone_weights", "text_model"}
+    assert {name: value for name, value in longer.items() if name not in other} == {
+        name: value for name, value in said.items() if name not in other
+    }
