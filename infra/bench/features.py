@@ -1,7 +1,7 @@
 """What `--keep-features` saves: CPU time of a step with and without, in turn, once all versions are there: `features.py [rounds]`.
 
-A model that costs what the demo's does (`train.py small`), the demo's augmentation, one thread, no Ray: both sides train on the same batches
-from memory. As the demo's trial of numbers chose, in bfloat16, and in float32. Also what filling costs beside a plain step, and the memory of a version.
+The demo's recipe (wants its packages) on texts of six words, one thread, no Ray: both sides train on the same batches from memory. As the demo's
+trial of numbers chose, in bfloat16, and in float32. Also what filling costs beside a plain step, and the memory of a version.
 """
 
 import dataclasses
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from train import SIZES, planned, write_prepared
+from train import write_prepared
 
+from jobs import lesson, train
 from pipeline.model.model import Number, Precision
 from pipeline.training.augment import AugmentConfig
 from pipeline.training.batches import Fed, collate
@@ -28,7 +29,6 @@ from pipeline.training.step import Stepper
 from pipeline.training.world import World
 
 VERSIONS, STEPS = 2, 10
-CHANGES = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.6, hue_deg=15.0, grey=0.1)
 
 
 def epoch(setup: Setup, number: int, batch: int) -> list[Fed]:
@@ -39,11 +39,11 @@ def epoch(setup: Setup, number: int, batch: int) -> list[Fed]:
     return [collate(table.slice(at, batch), px=setup.spec.px, pad_id=setup.tokenizer.pad_id) for at in range(0, STEPS * batch, batch)]
 
 
-def cpu_ms(stepper: Stepper, feds: Sequence[Fed]) -> float:
+def cpu_ms(stepper: Stepper, feds: Sequence[Fed], changes: AugmentConfig) -> float:
     """CPU time of a step."""
     began = time.process_time()
     for fed in feds:
-        stepper.step([fed], stepper.counts([fed]), 0.1, CHANGES)
+        stepper.step([fed], stepper.counts([fed]), 0.1, changes)
     return 1000 * (time.process_time() - began) / len(feds)
 
 
@@ -58,12 +58,13 @@ def compared(setup: Setup, number: Number, rounds: int, batch: int) -> None:
         Stepper(model, make_optimiser(model, setup.optimiser), setup.optimiser, setup.mix, World(0, 1, torch.device("cpu")), store)
         for model, store in zip(models, (None, kept), strict=True)
     )
-    cpu_ms(plain, feds[:2])
-    filling, first = cpu_ms(keeping, feds), cpu_ms(plain, feds)
+    changes = setup.augmentation
+    cpu_ms(plain, feds[:2], changes)
+    filling, first = cpu_ms(keeping, feds, changes), cpu_ms(plain, feds, changes)
     without, with_kept = [], []
     for turn in range(rounds):
         for stepper, times in ((plain, without), (keeping, with_kept))[:: 1 if turn % 2 else -1]:
-            times.append(cpu_ms(stepper, feds))
+            times.append(cpu_ms(stepper, feds, changes))
     saved = [1 - less / more for less, more in zip(with_kept, without, strict=True)]
     print(f"{number}: {statistics.median(without):.1f} ms a step without, {statistics.median(with_kept):.1f} with: ", end="")
     print(f"saves {statistics.median(saved):.3f} (least {min(saved):.3f}, most {max(saved):.3f} of {rounds}); ", end="")
@@ -76,11 +77,11 @@ def compared(setup: Setup, number: Number, rounds: int, batch: int) -> None:
 def main(rounds: int) -> None:
     """Both numbers."""
     torch.set_num_threads(1)
-    px, model, batch, _ = SIZES["small"]
     with tempfile.TemporaryDirectory() as name:
-        write_prepared(Path(name) / "data", STEPS * batch, px)
-        shape = dataclasses.replace(model, feature_dropout=0.1)
-        setup = planned(Path(name) / "data", Path(name) / "out", shape, batch, epochs=1)
+        recipe = lesson.recipe(f"{name}/data", "", f"{name}/out", 1.0)
+        batch = recipe.loop.batch_size
+        write_prepared(Path(name) / "data", STEPS * batch, recipe.model.input_px)
+        setup = train.plan(dataclasses.replace(recipe, validation_share=0.0))
         for number in ("bfloat16", "float32"):
             compared(setup, number, rounds, batch)
 
