@@ -36,6 +36,8 @@ MAX_PIXELS = 89_478_485
 GAP = 3.75
 """Times that sides still have to shrink after a codec left out detail. Against decoding whole, mean grey levels apart: photographs 0.1,
 strong grain 0.4, white noise 0.8, print that becomes illegible 1.6; at 2 it would be 0.2, 1.2, 2.9, 3.7 (2026-11)."""
+LARGE_PX = 512
+"""Shorter side below which a picture is decoded whole: that is fast, and what is left of it would be a few pixels."""
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA", "QOI")
 _EXIF_ORIENTATION = 0x0112
@@ -80,9 +82,9 @@ def whole(height: int, width: int, plain: bool) -> int:
     return 1
 
 
-def divisor_for(factor: float) -> int:
-    """What sides may be divided by that will shrink by a factor all the same."""
-    return next((divisor for divisor in (8, 4, 2) if factor >= GAP * divisor), 1)
+def divisor_for(height: int, width: int, factor: float) -> int:
+    """What the sides of a picture may be divided by that will shrink by a factor all the same."""
+    return next((divisor for divisor in (8, 4, 2) if factor >= GAP * divisor), 1) if min(height, width) >= LARGE_PX else 1
 
 
 def decode_image(data: bytes, short_side_px: int | None) -> tuple[Pixels, int, int]:
@@ -91,7 +93,7 @@ def decode_image(data: bytes, short_side_px: int | None) -> tuple[Pixels, int, i
     Transparency is laid on white; an animation gives its first frame. Raises SampleError for an empty or too large
     picture, and whatever the codec raises for an undecodable one.
     """
-    divide = whole if short_side_px is None else lambda height, width, _: divisor_for(min(height, width) / short_side_px)
+    divide = whole if short_side_px is None else lambda height, width, _: divisor_for(height, width, min(height, width) / short_side_px)
     found = decode_upright(data, divide)
     return shrink(found.pixels_hwc, short_side_px, found.covers), found.width, found.height
 

@@ -89,28 +89,30 @@ def normalise_picture(data: bytes, field: str, config: PictureConfig, *, pixels:
         if kept(height, width, plain):
             return 1 if pixels else CHECKED
         scaled = _scaled(height, width, config)
-        return divisor_for(min(height / scaled[0], width / scaled[1]))
+        return divisor_for(height, width, min(height / scaled[0], width / scaled[1]))
 
     upright = decode_upright(data, divide)
     height, width = upright.height, upright.width
     if kept(height, width, upright.plain):
         return Picture(data, width, height, True, upright.pixels_hwc if upright.divisor == 1 else None, width, height)
-    stored = scale(upright.pixels_hwc, config, (height, width))
+    stored = scale(upright.pixels_hwc, config, (height, width), upright.covers)
     return Picture(to_jpeg(stored, config.quality), stored.shape[1], stored.shape[0], False, stored, width, height)
 
 
-def scale(pixels_hwc: Pixels, config: PictureConfig, source: tuple[int, int] | None = None) -> Pixels:
+def scale(
+    pixels_hwc: Pixels, config: PictureConfig, source: tuple[int, int] | None = None, covers: tuple[float, float] | None = None
+) -> Pixels:
     """Pixels scaled and cut as `config` says: uint8 RGB, height x width x 3, in and out; contiguous.
 
-    Sizes and values are those of torchvision's `Resize(antialias=True)`, then `CenterCrop`. `source`: height and width of the
-    original, where `pixels_hwc` are less. Raises SampleError for a result with too many pixels: a line of 1 x 10,000, enlarged.
+    Sizes and values are those of torchvision's `Resize(antialias=True)`, then `CenterCrop`. Where `pixels_hwc` are less than the
+    original: `source`, its height and width, and `covers`, the same in pixels of `pixels_hwc`. Raises SampleError for a result
+    with too many pixels: a line of 1 x 10,000, enlarged.
     """
     height, width = source or pixels_hwc.shape[:2]
     scaled_height, scaled_width = _scaled(height, width, config)
     check_pixels(scaled_width, scaled_height)
     if (scaled_height, scaled_width) != (height, width):
-        divisor = -(-height // pixels_hwc.shape[0])
-        pixels_hwc = resize(pixels_hwc, scaled_height, scaled_width, (height / divisor, width / divisor))
+        pixels_hwc = resize(pixels_hwc, scaled_height, scaled_width, covers)
     target_height, target_width = _target(height, width, config)
     # Rounded as torchvision's center_crop does.
     top, left = round((scaled_height - target_height) / 2.0), round((scaled_width - target_width) / 2.0)

@@ -102,7 +102,7 @@ def test_photographs_shrink_as_torchvision_and_pillow_shrink_them() -> None:
 def test_large_photographs_lose_only_detail_that_shrinking_averages(crop: Crop, width: int, height: int) -> None:
     data = encoded(scene(width, height), quality=92)
     config = PictureConfig(short_side_px=199, crop=crop, quality=100)
-    upright = decode_upright(data, lambda height, width, plain: divisor_for(min(height, width) / 199))
+    upright = decode_upright(data, lambda height, width, plain: divisor_for(height, width, min(height, width) / 199))
     assert upright.pixels_hwc.shape == (-(-height // 2), -(-width // 2), 3) and (upright.height, upright.width) == (height, width)
     expected, picture = reference(data, config), normalise_picture(data, "jpg", config)
     assert picture.pixels_hwc is not None and picture.pixels_hwc.shape == expected.shape
@@ -112,6 +112,16 @@ def test_large_photographs_lose_only_detail_that_shrinking_averages(crop: Crop, 
     if crop == "none":
         pixels, *size = decode_image(data, 199)
         assert size == [width, height] and np.abs(pixels.astype(int) - shrink(decode_upright(data).pixels_hwc, 199)).mean() < 0.35
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+@pytest.mark.parametrize(("width", "height"), [(33, 33), (57, 39), (410, 61), (8, 300)])
+def test_tiny_targets_have_the_sizes_of_torchvision(side: int, width: int, height: int) -> None:
+    config = PictureConfig(short_side_px=side)
+    data = encoded(scene(width, height), quality=95)
+    found = normalise_picture(data, "jpg", config).pixels_hwc
+    expected = reference(data, config)
+    assert found is not None and found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(1600, 1200), (1601, 1203)])
