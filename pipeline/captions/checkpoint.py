@@ -11,22 +11,23 @@ import numpy as np
 import torch
 
 from pipeline import schema
-from pipeline.captions.engine import Caption, EngineConfig, threads_of
-from pipeline.captions.weights import identity, locate, sample_seed
-from pipeline.errors import RequestError
+from pipeline.captions.engine import Caption, EngineConfig, ask_of, threads_of
+from pipeline.captions.weights import identity, locate
+from pipeline.errors import Reason, RequestError, SampleError
 from pipeline.model.batch import Batch, Clips, Pictures, Recordings
 from pipeline.model.folder import CONFIG, TOKENIZER, WEIGHTS, Described, describe, load
 from pipeline.model.generate import Generated, GenerationConfig, generate
 from pipeline.model.inputs import fit_picture, stack_pictures
 from pipeline.model.model import Precision
 from pipeline.model.neighbours import check_neighbours, load_neighbours, recall
-from pipeline.samples.medium import Medium, Needs
+from pipeline.samples.medium import Ask, Medium, Needs
 from pipeline.samples.mel import pad_waves
 
 
 class Item(NamedTuple):
     """One medium as the model takes it."""
 
+    ask: Ask
     kind: str
     """image, audio or video."""
     pixels: Any
@@ -36,17 +37,13 @@ class Item(NamedTuple):
     times_s: tuple[float, ...]
     """Of a clip's frames."""
 
-    def seed(self, seed: int) -> int:
-        """Of its own random draws."""
-        return sample_seed(seed, b"".join(part.tobytes() for part in (self.pixels, self.wave) if part is not None))
-
 
 class Checkpoint:
     """A checkpoint of `nightcap train`."""
 
     micro_batch = 32
-    asks_apart = False
     rows_per_call = 128
+    samples = True
 
     def __init__(self, config: EngineConfig) -> None:
         import transformers
@@ -60,8 +57,7 @@ class Checkpoint:
         self._model: Any = loaded.model.to(device)
         rounded = config.dtype == "bfloat16" or (config.dtype == "auto" and device.startswith("cuda"))
         self._model.precision = Precision(encoder="bfloat16", text="bfloat16") if rounded else Precision()
-        self._search = _search(config, self._prompt())
-        asked = not (config.temperature or config.prompt)
+        asked = not (config.temperature or config.named_prompts())
         self._neighbours = load_neighbours(folder, self._model) if asked else None
 
     @classmethod
@@ -78,7 +74,12 @@ class Checkpoint:
         if config.max_tokens >= found.config.max_tokens:
             raise RequestError(f"--max-tokens {config.max_tokens}: this checkpoint's longest text is {found.config.max_tokens - 1} tokens")
         check_neighbours(folder)
-        _search(config, ())
+        _search(config, (), config.temperature)
+
+    @classmethod
+    def prompts(cls, config: EngineConfig) -> str:
+        """A caption's own beginning."""
+        return "beginning"
 
     @classmethod
     def needs(cls, config: EngineConfig) -> Needs:
@@ -105,11 +106,6 @@ class Checkpoint:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _prompt(self) -> tuple[int, ...]:
-        if not self._config.prompt:
-            return ()
-        return tuple(self._tokenizer.encode([self._config.prompt], self._model.config.max_tokens)[0].token_ids[1:-1])
-
     def collate(self, media: Sequence[Medium]) -> list[Item]:
         """Pixels brought to the model's square; waves as they are."""
         found = self._model.config
@@ -123,15 +119,17 @@ class Checkpoint:
                 frames = np.split(medium.pixels_hwc, max(1, len(times_s)))
                 fitted = [fit_picture(frame, found.input_px, found.fit) for frame in frames]
                 pixels = np.stack(fitted) if times_s else fitted[0]
-            items.append(Item(medium.modality, pixels, medium.wave_t, times_s))
+            items.append(Item(ask_of(medium, self._config), medium.modality, pixels, medium.wave_t, times_s))
         return items
 
     def __call__(self, batch: list[Item]) -> list[Caption]:
         """One caption a medium."""
         captions: list[Caption | None] = [None] * len(batch)
-        size = self._config.batch_size or self.micro_batch
-        for kind in ("image", "audio", "video"):
-            places = [at for at, item in enumerate(batch) if item.kind == kind]
+        size = self._config.micro(self.micro_batch)
+        alike: dict[tuple[str, str, float], list[int]] = {}
+        for at, item in enumerate(batch):
+            alike.setdefault((item.kind, item.ask.prompt, item.ask.temperature), []).append(at)
+        for places in alike.values():
             for start in range(0, len(places), size):
                 group = places[start : start + size]
                 for at, caption in zip(group, self._caption([batch[at] for at in group]), strict=True):
@@ -139,23 +137,36 @@ class Checkpoint:
         return [caption for caption in captions if caption is not None]
 
     def _caption(self, items: list[Item]) -> list[Caption]:
-        seeds = [item.seed(self._config.seed) for item in items] if self._config.temperature else None
+        """Of items of one kind, with one prompt and one temperature."""
+        ask = items[0].ask
+        seeds = [item.ask.seed for item in items] if ask.temperature else None
+        search = _search(self._config, self._begun(ask.prompt), ask.temperature)
         batch = media_batch(items, self._model.device)
-        if self._neighbours is not None and batch.pictures is not None:
-            found = recall(self._model, batch, self._neighbours, self._search)
+        if self._neighbours is not None and batch.pictures is not None and seeds is None and not search.prompt:
+            found = recall(self._model, batch, self._neighbours, search)
         else:
             with torch.inference_mode():
                 memory = self._model.encode(batch)
-            found = generate(self._model, memory, self._search, seeds)
-        return [self._said(one, None if seeds is None else seeds[at]) for at, one in enumerate(found)]
+            found = generate(self._model, memory, search, seeds)
+        return [self._said(one, search.prompt, None if seeds is None else seeds[at]) for at, one in enumerate(found)]
 
-    def _said(self, one: Generated, seed: int | None) -> Caption:
-        words = " ".join(self._tokenizer.decode([*self._search.prompt, *one.token_ids]).split())
+    def _begun(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of a caption's beginning. SampleError where it leaves no room for the rest."""
+        longest = self._model.config.max_tokens
+        ids = tuple(self._tokenizer.encode([prompt], 2 * longest)[0].token_ids[1:-1]) if prompt else ()
+        if len(ids) >= longest - 1:
+            raise SampleError(
+                Reason.ENGINE_FAILED, f"its prompt has {len(ids)} tokens or more; a text of this checkpoint has at most {longest}"
+            )
+        return ids
+
+    def _said(self, one: Generated, prompt: tuple[int, ...], seed: int | None) -> Caption:
+        words = " ".join(self._tokenizer.decode([*prompt, *one.token_ids]).split())
         return Caption(
             words,
             status=schema.TRUNCATED if one.cut else schema.SUCCESS,
             finish_reason="length" if one.cut else "stop",
-            n_prompt_tokens=len(self._search.prompt) or None,
+            n_prompt_tokens=len(prompt) or None,
             n_output_tokens=len(one.token_ids),
             mean_logprob=sum(one.logprobs) / len(one.logprobs),
             seed=seed,
@@ -166,11 +177,11 @@ def _described(config: EngineConfig) -> Described:
     return describe(locate(config.model, wanted=(CONFIG, TOKENIZER)))
 
 
-def _search(config: EngineConfig, prompt: tuple[int, ...]) -> GenerationConfig:
+def _search(config: EngineConfig, prompt: tuple[int, ...], temperature: float) -> GenerationConfig:
     return GenerationConfig(
         max_tokens=config.max_tokens,
-        beams=config.beams,
-        temperature=config.temperature,
+        beams=1 if temperature else config.beams,  # another attempt at a fault is drawn, or it would be the same
+        temperature=temperature,
         top_k=config.top_k,
         top_p=config.top_p,
         prompt=prompt,

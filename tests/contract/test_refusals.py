@@ -107,8 +107,7 @@ def test_pickled_weights_are_refused_unless_asked(models: dict[str, str], tmp_pa
         ("ctc", {"beams": 2}, "CTC model"),
         ("ctc", {"prompt": "w3"}, "for pictures only"),
         ("llava", {"media": ("audio",)}, "image and video"),
-        ("checkpoint", {"prompt": "{text}"}, "one prompt for all"),
-        ("checkpoint", {"num_captions": 2, "temperature": 1.0}, "one caption of each"),
+        ("faster-whisper", {"prompt": "{text}"}, "one prompt for all"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(kind: str, more: dict[str, Any], says: str, models: dict[str, str]) -> None:

@@ -46,7 +46,7 @@ def test_beams_are_taken_by_a_speech_model(models: dict[str, str]) -> None:
     assert len(captions) == 4 and all(caption.n_output_tokens for caption in captions)
 
 
-SAMPLERS = ["vit-gpt2", "git", "whisper", "llava", "qwen-vl"]
+SAMPLERS = ["vit-gpt2", "git", "whisper", "llava", "qwen-vl", "checkpoint"]
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -64,7 +64,7 @@ def test_sampled_captions_are_the_same_in_any_company_order_and_batch_size(kind:
     assert said[2].text == ask(engine, [media[2]])[0].text  # greedy, between others that are drawn
 
 
-@pytest.mark.parametrize("kind", ["blip", "git", "llava", "qwen-vl", "smolvlm"])
+@pytest.mark.parametrize("kind", ["blip", "git", "llava", "qwen-vl", "smolvlm", "checkpoint"])
 def test_every_medium_may_have_its_own_prompt(kind: str, models: dict[str, str]) -> None:
     engine, medium = create(config_of(kind, models)), media_for(kind)[0]
     asked = [replace(medium, ask=Ask(prompt=prompt)) for prompt in ("w3 w4", "w9 w8 w7 w6 w5", "w3 w4")]
