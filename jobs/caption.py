@@ -3,6 +3,7 @@
 read + decode (CPU tasks) -> engine (actor pool) -> commit (CPU tasks) -> receipts, counted by run.py
 """
 
+import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -134,7 +135,7 @@ def engine_rows(job: Job, rows: Any) -> Any:
     devices = gpus() if engine.device == "auto" or engine.device.startswith("cuda") else 0
     micro_batch, asked = engine.micro(job.info.micro_batch), questions(engine, job.info)
     stage = StageConfig(
-        engine=engine,
+        engine=replace(engine, model=os.path.abspath(engine.model)) if os.path.exists(engine.model) else engine,
         questions=asked,
         quality=job.config.quality,
         micro_batch=micro_batch,

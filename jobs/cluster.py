@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ ONE_OPERATOR_CPUS = CORES + 1
 """Where there is one operator alone: Ray hears of a task's end up to 0.12 s late, and one task more than cores fills that. Each further
 one costs: four on two cores take 9 % more processor time for the same pictures than two do, three take 3 % (2026-11)."""
 BLOCK_BYTES = 32 << 20
+NO_TOKEN = b"InvalidAuthToken"
+CONNECT_S = 10.0
+"""Seconds that a cluster has to accept a connection."""
 
 
 @contextmanager
@@ -47,21 +51,42 @@ def _start(address: str, verbose: bool, cpus: int) -> None:
 
     level = logging.INFO if verbose else logging.ERROR
     if address and address != "local":
+        _check_answers(address)
+        said: list[bytes] = []
         try:
-            with _without_log_level_line():
+            with _without_log_level_line(said):
                 ray.init(address=address, logging_level=level, log_to_driver=verbose)
         except (ConnectionError, ValueError, RuntimeError) as exc:
+            if any(NO_TOKEN in line for line in said):
+                raise RequestError(
+                    f"--address {address}: the cluster wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
+                ) from exc
             raise RequestError(f"no Ray cluster answers at {address} ({str(exc).splitlines()[0]}); check --address or RAY_ADDRESS") from exc
         return
     with _without_log_level_line():
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=level, log_to_driver=verbose)
 
 
-@contextmanager
-def _without_log_level_line() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2 meanwhile, and lets all of it go on but one line.
+def _check_answers(address: str) -> None:
+    """RequestError where nothing listens: Ray itself tries for more than a minute."""
+    if address.startswith(("http://", "https://")):
+        raise RequestError(
+            f"--address {address} is a job server: give it to nightcap submit, or the cluster's own address here, such as head:6379"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # auto, or another form that Ray knows
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as exc:
+        raise RequestError(f"no Ray cluster answers at {address} ({exc}); check --address or RAY_ADDRESS") from exc
 
-    RAY_BACKEND_LOG_LEVEL, which silences Ray's core, makes it say that it was set, whatever the level.
+
+@contextmanager
+def _without_log_level_line(said: list[bytes] | None = None) -> Iterator[None]:
+    """Holds back what is written to file descriptor 2 meanwhile, and lets it go on but for what nobody needs; `said` gets all lines.
+
+    RAY_BACKEND_LOG_LEVEL, which silences Ray's core, makes it say that it was set, whatever the level. A missing token it reports once a second.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
@@ -75,7 +100,9 @@ def _without_log_level_line() -> Iterator[None]:
             os.close(real)
             held.seek(0)
             for line in held:
-                if b"Set ray log level from environment variable" not in line:
+                if said is not None:
+                    said.append(line)
+                if b"Set ray log level from environment variable" not in line and NO_TOKEN not in line:
                     os.write(2, line)
 
 

@@ -80,16 +80,19 @@ def _walk(file: str, node: yaml.MappingNode, names: Names | None, prefix: str, l
             near = difflib.get_close_matches(name, names, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
             raise RequestError(f"{file}, line {line}: unknown key {prefix}{key.value}; {hint}")
+        below = names.get(name) if names is not None else None
         if isinstance(value, yaml.MappingNode):
-            _walk(file, value, names.get(name) if names is not None else None, f"{path}.", lines)
+            _walk(file, value, below, f"{path}.", lines)
+        elif below is not None and value.tag != "tag:yaml.org,2002:null":  # the options' library would pass over it without a word
+            raise RequestError(f"{file}, line {line}: {prefix}{key.value} takes keys below it: {', '.join(sorted(below))}")
 
 
 def placed(message: str, files: dict[str, Lines]) -> str:
     """A complaint about a flag, with the place in the file that gave its value, if one did."""
-    match = re.match(r"--([\w.-]+)", message) or re.search(r"\[([\w.-]+)\] from|(?<= )--([\w.-]+)", message)
+    match = re.match(r"--([\w.-]+)", message) or re.search(r"((?:\[[\w.-]+\])+) from|(?<= )--([\w.-]+)", message)
     if match is None:
         return message
-    path = next(name for name in match.groups() if name).replace("-", "_")
+    path = next(name for name in match.groups() if name).strip("[]").replace("][", ".").replace("-", "_")
     places = [f"{file}, line {lines[path]}" for file, lines in files.items() if path in lines]
     return f"{places[-1]}: {message}" if places else message
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclopts import Parameter
 
@@ -109,7 +109,7 @@ def run(config: NightlyConfig) -> int:
     if problem is not None:
         raise RequestError(f"cannot write to --output {config.output}: {problem}")
     known = record.load(store, config.night())
-    if known is not None and known.complete and not config.again:
+    if known is not None and known.complete and not config.again and known.version == _version(config, store).name:
         console.print(f"the night of {known.date} is complete (exit code {known.exit_code}); --again looks once more")
         return known.exit_code
     other = held_by(store)
@@ -125,27 +125,37 @@ def look(config: NightlyConfig, store: storage.Folder) -> Work:
     """Lists the corpus and compares it with what is done. No archive is opened."""
     root, blobs = expand(config.shards)
     config = replace(config, engine=chosen(config.engine))
-    recipe = caption.recipe_of(config, describe(config.engine))
-    versions = versions_in(storage.folders_in(store.url))
-    version = version_for(recipe, versions)
-    output = storage.Folder(f"{store.url}/{version}")
+    version = _version(config, store)
+    output = storage.Folder(f"{store.url}/{version.name}")
     root = recipes.root_of(output) or root
     listed = inputs(blobs, root)
     ledger = ledgers.refresh(output, ledgers.load(output), config.night())
     comparison = compare(listed, ledger.made(), since_s(config.since, time.time()))
-    return Work(config, store, version, versions, recipe, root, blobs, listed, ledger, comparison)
+    return Work(config, store, version.name, version.known, version.recipe, root, blobs, listed, ledger, comparison)
+
+
+class _Version(NamedTuple):
+    name: str
+    known: list[str]
+    recipe: dict[str, Any]
+
+
+def _version(config: NightlyConfig, store: storage.Folder) -> _Version:
+    """The folder of the job's recipe, those there are, and the recipe."""
+    recipe = caption.recipe_of(config, describe(chosen(config.engine)))
+    known = versions_in(storage.folders_in(store.url))
+    return _Version(version_for(recipe, known), known, recipe)
 
 
 def _night(work: Work, known: Night | None) -> int:
     began = time.monotonic()
+    job = caption.prepare(work.config.captions(work.output.url), chosen=_chosen(work))  # what it refuses leaves the night's record alone
     night = _begin(work, known)
+    night.runs.append(job.run.run_id)
     _announce(work, night)
     predicted = foretold(work.store, work.version, work.comparison.todo)
     problem: NightcapError | None = None
-    job = None
     try:
-        job = caption.prepare(work.config.captions(work.output.url), chosen=_chosen(work))
-        night.runs.append(job.run.run_id)
         steps = replace(caption.steps_of(job), enough=_enough(work.config, began))
         carry_out(job.run, steps if predicted is None else _against(steps, predicted, began, len(work.comparison.todo)))
         night.why = job.run.ended
@@ -155,7 +165,7 @@ def _night(work: Work, known: Night | None) -> int:
     night.elapsed_s += spent_s
     if predicted is not None and problem is None and not night.why:
         night.predicted = compared(predicted, spent_s, len(work.comparison.todo))
-    code = _account(work, night, job.run if job is not None else None, failed=problem is not None)
+    code = _account(work, night, job.run, failed=problem is not None)
     nights = record.before(work.store, night.date)
     record.save(work.store, night)
     page = write_page(work.store, night, nights)
@@ -184,11 +194,12 @@ def _against(steps: Steps, predicted: dict[str, Any], began: float, archives: in
 def _begin(work: Work, known: Night | None) -> Night:
     """The night's record, begun or taken up again, and saved: what stood before it is lost once work begins."""
     began = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    night = known or Night(date=work.config.night(), version=work.version, begun=began)
-    if known is None or known.version != work.version:
+    night = known if known is not None and known.version == work.version else None
+    if night is None:
         earlier = [stem for stem, entry in work.ledger.entries.items() if entry.night != work.config.night()]
-        night.version, night.before = work.version, work.ledger.counts(earlier)
-        night.recipe_changed = _recipe_changes(work) if work.versions and work.version not in work.versions else []
+        changes = _recipe_changes(work) if work.versions and work.version not in work.versions else []
+        before = work.ledger.counts(earlier)
+        night = Night(date=work.config.night(), version=work.version, begun=began, before=before, recipe_changed=changes)
     night.complete, night.ended, night.alarms, night.why = False, "", [], ""
     record.save(work.store, night)
     return night
@@ -229,7 +240,7 @@ def _enough(config: NightlyConfig, began: float) -> Callable[[Tally], str]:
     return enough
 
 
-def _account(work: Work, night: Night, run: Run | None, *, failed: bool) -> int:
+def _account(work: Work, night: Night, run: Run, *, failed: bool) -> int:
     """What the night came to: asked of storage, not remembered. Returns the exit code."""
     after = ledgers.refresh(work.output, work.ledger, night.date)
     ledgers.save(work.output, after)
@@ -269,11 +280,11 @@ def _account(work: Work, night: Night, run: Run | None, *, failed: bool) -> int:
     return night.exit_code
 
 
-def _figures(work: Work, night: Night, run: Run | None, tonight: list[str]) -> Figures:
+def _figures(work: Work, night: Night, run: Run, tonight: list[str]) -> Figures:
     samples = sum(night.tonight.values())
     captions = measure(work.output, tonight)
     speed = None
-    if run is not None and run.tally.first_s is not None:
+    if run.tally.first_s is not None:
         taken = sum(count for name, count in run.tally.counts.items() if name.endswith(f":{TAKEN_OVER}"))
         night.taken_over += taken
         spent_s = run.tally.elapsed_s - run.tally.first_s

@@ -1,5 +1,6 @@
 """Options that several jobs take in the same form."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
@@ -7,6 +8,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from cyclopts import Parameter
 
+from pipeline import storage
 from pipeline.commit.budget import Budget
 from pipeline.errors import RequestError
 from pipeline.samples.guard import Limits
@@ -73,6 +75,8 @@ class ShardOptions:
         byte_count("--max-sample-bytes", self.max_sample_bytes)
         byte_count("--sample-memory", self.sample_memory)
         Budget.parse(self.max_rejects)
+        if (self.address or os.environ.get("RAY_ADDRESS")) and self.output and storage.is_local(self.output):
+            object.__setattr__(self, "output", storage.resolve(self.output)[1])  # a cluster's workers stand in a folder of their own
 
     def limits(self) -> Limits:
         """Time and memory that one sample may take."""

@@ -1,11 +1,12 @@
 """How far engines scale: a fixed latency a call, logical CPUs, work in proportion to workers; and what a shard costs the driver.
 
-    scaling.py [workers ...]        1 2 4 8 16 without any
+    scaling.py [workers ...]        16 without any; one at a time is the quietest
     scaling.py driver [archives]    driver CPU and memory by archive
 
-Samples a second and the engines' busy share while all of them are at work: from the moment the last one has begun its first call to the
-moment the first one has ended its last. Starting sixteen processes on two cores is told apart. The engine sleeps, so that two cores bear
-sixteen of it; what is measured is whether the rest keeps up.
+Samples a second and the engines' busy share while all of them are at work (from the moment the last one has begun its first call to the
+moment the first one has ended its last), and from the first call to the last, where starting sixteen processes on two cores counts. The
+engine sleeps, two seconds a call of sixteen pictures: sixteen engines then take 128 samples a second, about a fifth of what two cores read,
+decode and commit, so that it is not the cores that are measured. The share of the cores in use is printed, to prove that.
 """
 
 import os
@@ -26,7 +27,7 @@ from jobs.run import execute
 from pipeline.captions.engine import Caption, EngineConfig
 from pipeline.samples.medium import Medium
 
-CALLS, MICRO_BATCH, CALL_MS = 80, 16, 400
+CALLS, MICRO_BATCH, CALL_MS = 75, 16, 2000
 
 
 class Brief(engines.Sleeping):
@@ -44,25 +45,36 @@ class Brief(engines.Sleeping):
 
 
 class Steady(NamedTuple):
-    """While all workers were at work."""
+    """One run."""
 
     seconds: float
+    """While all workers were at work."""
     rate: float
-    """Samples a second."""
+    """Samples a second meanwhile."""
     busy: float
-    """Share of the time that an engine was in a call."""
+    """Share of that time that an engine was in a call."""
     whole_s: float
     """From the first call to the last, starts of processes included."""
+    whole_rate: float
+    cores: float
+    """Share of the machine's cores in use, from before the first call to the end."""
+    driver: float
+    """Cores that the driver took."""
 
 
 def engine_rate(folder: Path, workers: int) -> Steady:
     """One run of its own size."""
     shards = folder / f"in-{workers}"
-    write_pictures(shards, 2 * workers, CALLS * MICRO_BATCH // 2)
+    write_pictures(shards, 1, CALLS * MICRO_BATCH // 2)
+    for number in range(1, 2 * workers):
+        os.link(shards / "000000.tar", shards / f"{number:06d}.tar")
     engine = EngineConfig(engine="scaling:Brief", model=f"0,{CALL_MS}", device="cpu")
     config = caption.CaptionConfig((str(shards),), output=str(folder / f"out-{workers}"), engine=engine, workers=workers)
     job = caption.prepare(config)
+    psutil.cpu_percent()
+    began, spent = time.monotonic(), time.process_time()
     execute(job.run, caption.steps_of(job))
+    cores, driver = psutil.cpu_percent() / 100, (time.process_time() - spent) / (time.monotonic() - began)
     path = Path(os.environ[engines.LOG])
     log = [(int(pid), float(begin), float(end), int(n)) for pid, begin, end, n in (line.split() for line in path.read_text().splitlines())]
     path.unlink()
@@ -73,7 +85,8 @@ def engine_rate(folder: Path, workers: int) -> Steady:
     shares = [(max(0.0, min(end, high) - max(begin, low)), end - begin, n) for _, begin, end, n in log]
     rate = sum(n * inside / whole for inside, whole, n in shares) / (high - low)
     busy = sum(inside for inside, _, _ in shares) / (high - low) / workers
-    return Steady(high - low, rate, busy, max(end for _, _, end, _ in log) - min(begin for _, begin, _, _ in log))
+    whole_s = max(end for _, _, end, _ in log) - min(begin for _, begin, _, _ in log)
+    return Steady(high - low, rate, busy, whole_s, sum(n for *_, n in log) / whole_s, cores, driver)
 
 
 def driver(folder: Path, archives: int) -> None:
@@ -114,13 +127,14 @@ def measure(folder: Path, words: list[str]) -> None:
     if words[:1] == ["driver"]:
         driver(folder, int(words[1]) if len(words) > 1 else 400)
         return
-    counts = [int(word) for word in words] or [1, 2, 4, 8, 16]
-    rates = {workers: engine_rate(folder, workers) for workers in counts}
-    for workers, found in rates.items():
-        efficiency = found.rate / (rates[counts[0]].rate / counts[0] * workers)
+    for workers in [int(word) for word in words] or [16]:
+        found = engine_rate(folder, workers)
+        ideal = workers * MICRO_BATCH / CALL_MS * 1000
         print(
-            f"{workers:3} workers: {found.rate:8.1f} samples/s for {found.seconds:.1f} s of {found.whole_s:.1f}, "
-            f"efficiency {efficiency:.3f}, engines busy {found.busy:.3f}"
+            f"{workers:3} workers: {found.rate:7.2f} samples/s for {found.seconds:.1f} s, {found.rate / ideal:.3f} of what their calls alone allow, "
+            f"engines busy {found.busy:.3f}; {found.whole_rate:7.2f} samples/s ({found.whole_rate / ideal:.3f}) for {found.whole_s:.1f} s in all; "
+            f"cores {found.cores:.2f} in use, driver {found.driver:.3f} of one",
+            flush=True,
         )
 
 

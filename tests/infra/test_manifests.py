@@ -145,6 +145,16 @@ def test_the_night_stands_in_the_rayjob_and_its_end_is_an_exit_code() -> None:
         assert create.outcome(status) == code, status
 
 
+def test_ray_up_takes_the_file_of_the_cluster() -> None:
+    """By Ray's own schema, after its own preparation of it."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    (cluster,) = documents(INFRA / "cluster.yaml")
+    validate_config(prepare_config(cluster))
+    with pytest.raises(Exception, match="'worker_comands' was unexpected"):
+        validate_config(prepare_config({**cluster, "worker_comands": []}))
+
+
 def test_the_cluster_of_plain_machines_wants_a_token_and_keeps_the_dashboard_to_itself() -> None:
     (cluster,) = documents(INFRA / "cluster.yaml")
     assert {"cluster_name", "provider", "auth", "docker", "head_start_ray_commands", "worker_start_ray_commands"} <= set(cluster)
