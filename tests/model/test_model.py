@@ -205,8 +205,8 @@ def test_frozen_layers_and_statistics_stay_as_they_are(tmp_path: Path) -> None:
     model = small_model(tmp_path, frozen_share=0.5, norm="frozen", objectives=OF_PICTURES)
     before = {name: value.clone() for name, value in model.pictures.state_dict().items()}
     optimiser = torch.optim.AdamW(model.param_groups(1e-2, 0.1))
-    for loss in model.losses(batch_of(texts(4), pictures=pictures(4)), EVERYTHING, train=True).values():
-        loss.total.backward(retain_graph=True)
+    losses = model.losses(batch_of(texts(4), pictures=pictures(4)), EVERYTHING, train=True)
+    torch.stack([loss.total for loss in losses.values()]).sum().backward()
     optimiser.step()
     after = model.pictures.state_dict()
     frozen = tuple(f"layers.{at}." for at in range(model.pictures.n_frozen))
