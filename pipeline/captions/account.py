@@ -31,7 +31,7 @@ class Account:
     alone_samples: int = 0
     alone_tokens: int = 0
     alone_s: float = 0.0
-    """Of the first calls after the warm-up."""
+    """Of the first calls after the warm-up; of an engine whose calls overlap: of the first calls, the share of their time in use."""
 
 
 class Meter:
@@ -56,20 +56,25 @@ class Meter:
             idle_s = max(0.0, entered_s - self._left_s)
             input_s = min(idle_s, max(0.0, arrived_s - self._left_s))
             busy_s = now_s - entered_s
-            alone = use is None and WARM_UP_CALLS <= old.calls < WARM_UP_CALLS + ALONE_CALLS
+            first = old.calls < WARM_UP_CALLS + ALONE_CALLS
+            alone = use is None and first and old.calls >= WARM_UP_CALLS
+            used_s = 0.0 if use is None else use * (now_s - self._began_s)
             self._account = replace(
                 old,
                 calls=old.calls + 1,
                 samples=old.samples + samples,
                 tokens=old.tokens + tokens,
                 span_s=now_s - self._began_s,
-                busy_s=old.busy_s + busy_s if use is None else use * (now_s - self._began_s),
+                busy_s=old.busy_s + busy_s if use is None else used_s,
                 waited_input_s=old.waited_input_s + input_s,
                 waited_host_s=old.waited_host_s + idle_s - input_s,
                 alone_samples=old.alone_samples + (samples if alone else 0),
                 alone_tokens=old.alone_tokens + (tokens if alone else 0),
                 alone_s=old.alone_s + (busy_s if alone else 0.0),
             )
+            if use is not None and first:  # calls that overlap: of the first ones, what they would do if the slots were always full
+                now = self._account
+                self._account = replace(now, alone_samples=now.samples, alone_tokens=now.tokens, alone_s=used_s)
             self._left_s = now_s
 
     def read(self) -> Account:

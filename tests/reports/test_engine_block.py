@@ -1,5 +1,6 @@
 """The page's block on engine and captions: what the record says of them, escaped; nothing for runs without."""
 
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.captions.account import Account, Meter, efficiency
@@ -71,3 +72,17 @@ def test_waiting_is_told_apart_by_whether_a_block_was_at_hand(monkeypatch: Any) 
         meter.call(arrived, entered, 1, 5)
     found = meter.read()
     assert isinstance(found, Account) and (found.busy_s, found.span_s, found.waited_input_s, found.waited_host_s) == (3.0, 11.0, 5.0, 3.0)
+
+
+def test_an_engine_whose_calls_overlap_is_rated_by_its_first_calls_at_full_slots(monkeypatch: Any) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("pipeline.captions.account.time.perf_counter", lambda: clock["now"])
+    meter = Meter("a")
+    for at in range(30):  # two a second beside each other, half of the slots in use at first, all of them later
+        clock["now"] = 1.0 + at / 2
+        meter.call(0.0, max(0.0, at / 2 - 0.5), 4, 20, 0.5 if at < 12 else 1.0)
+    found = meter.read()
+    assert (found.samples, found.alone_samples, found.alone_tokens) == (120, 36, 180)
+    assert found.alone_s == 0.5 * 5.0 and found.busy_s == found.span_s == 15.5
+    told = efficiency([asdict(found)])
+    assert told is not None and told["alone_samples_per_s"] == 14.4
