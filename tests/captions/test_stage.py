@@ -1,9 +1,9 @@
 """The engine stage without Ray, on tables as the reader makes them:
 
 - host work of a block runs beside its device work, never more than a few micro-batches ahead, and results keep their rows;
-- two calls at a time share the device one by one;
+- two calls at a time share the device one by one, or run beside each other where the engine lets them;
 - an engine that fails on some media costs those alone, whether collating or calling fails; one that fails on all stops the run;
-- a block that is guarded unloads the engine only when nobody collates.
+- a block that is guarded unloads the engine only when nobody collates or calls.
 """
 
 import threading
@@ -66,12 +66,21 @@ class Watched:
         return [f"caption of {medium.text}" for medium in batch]
 
     def close(self) -> None:
-        assert self.collating == 0
+        assert self.collating == self.calling == 0
         self.open = False
 
 
-def stage(folder: Path, bad: str = "") -> CaptionStage:
-    engine = EngineConfig(engine=f"{__name__}:Watched", prompt=bad)
+class Overlapping(Watched):
+    """One whose calls may run beside each other, and which holds a model."""
+
+    concurrent = True
+
+    def use(self) -> float:
+        return 0.5
+
+
+def stage(folder: Path, bad: str = "", kind: str = "Watched") -> CaptionStage:
+    engine = EngineConfig(engine=f"{__name__}:{kind}", prompt=bad)
     asked = questions(engine, describe(engine))
     limits = Limits(60, 0)
     return CaptionStage(
@@ -129,8 +138,19 @@ def test_rows_without_a_medium_pass_untouched(tmp_path: Path) -> None:
     assert captions(parts) == [None] * 3 and set(parts.column("reason").to_pylist()) == {"undecodable"}
 
 
-def test_a_guarded_block_unloads_the_engine_when_nobody_collates_and_loads_it_again(tmp_path: Path) -> None:
-    both = stage(tmp_path)
+def test_calls_of_an_engine_that_lets_them_overlap_run_beside_each_other(tmp_path: Path) -> None:
+    both = stage(tmp_path, kind="Overlapping")
+    threads = [threading.Thread(target=both, args=(table(name, 60),)) for name in ("a.tar", "b.tar")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert Overlapping.seen.most_calling == 2
+
+
+@pytest.mark.parametrize("kind", ["Watched", "Overlapping"])
+def test_a_guarded_block_unloads_the_engine_when_nobody_is_inside_and_loads_it_again(tmp_path: Path, kind: str) -> None:
+    both = stage(tmp_path, kind=kind)
     found: dict[str, list[str | None]] = {}
     blocks = {"a.tar": table("a.tar", 60), "b.tar": table("b.tar", 2, guard=True)}
     threads = [threading.Thread(target=lambda name=name: found.update({name: captions(both(blocks[name]))})) for name in blocks]
