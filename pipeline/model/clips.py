@@ -4,7 +4,8 @@
 
 The picture encoder is that of pictures, so that what it learns of one serves the other. Motion stands in no frame alone: a
 convolution over neighbouring cells of neighbouring frames sees it. Time positions alone, from which the text model would have to work
-it out, left the direction of a moving bar at chance for 120 steps; with it 60 were enough (2026-11).
+it out, left the direction of a moving bar at chance for 120 steps, and the convolution alone that of things of many looks for 400; told how alike
+neighbouring cells are, it takes 40 (2026-11, decision 0009).
 """
 
 import math
@@ -16,25 +17,44 @@ from pipeline.model.batch import Clips
 from pipeline.model.config import ModelConfig
 from pipeline.model.pictures import PictureEncoder
 
+AROUND = tuple((y, x) for y in range(3) for x in range(3))
 MAX_WAVELENGTH_S, MIN_WAVELENGTH_S = 600.0, 0.05
 
 
 class Motion(nn.Module):
-    """What changes from frame to frame, cell by cell: a 3 x 3 x 3 convolution over time and both sides, at a quarter of the width."""
+    """What changes from frame to frame, cell by cell: a 3 x 3 x 3 convolution over time and both sides, at a quarter of the width, of the
+    tokens and of how alike each cell is to the nine around it in the next frame and in the one before (Fischer et al.: FlowNet, 2015)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.narrow, self.wide = nn.Linear(width, width // 4), nn.Linear(width // 4, width)
-        self.around = nn.Conv3d(width // 4, width // 4, 3, padding=1)
+        self.around = nn.Conv3d(width // 4 + 2 * len(AROUND), width // 4, 3, padding=1)
 
-    def forward(self, cells_nkgd: torch.Tensor, shown_nk: torch.Tensor) -> torch.Tensor:
-        """Tokens of the grid's cells, n x k x (g * g) x d, and which frames are there -> what is to be added to each."""
+    def forward(self, cells_nkgd: torch.Tensor, plain_nkgd: torch.Tensor, shown_nk: torch.Tensor) -> torch.Tensor:
+        """Tokens of the grid's cells, n x k x (g * g) x d, the same without positions, and which frames are there -> what is to be added to each."""
         n, k, m, _ = cells_nkgd.shape
         side = math.isqrt(m)
         narrow = nn.functional.gelu(self.narrow(cells_nkgd)) * shown_nk[:, :, None, None]  # padding is as what lies outside
-        volume = narrow.permute(0, 3, 1, 2).reshape(n, -1, k, side, side)
+        alike = likeness(plain_nkgd.view(n, k, side, side, -1), shown_nk).flatten(2, 3)
+        volume = torch.cat([narrow, alike.to(narrow.dtype)], dim=3).permute(0, 3, 1, 2).reshape(n, -1, k, side, side)
         around = nn.functional.gelu(self.around(volume)).reshape(n, -1, k, m).permute(0, 2, 3, 1)
         return self.wide(around)
+
+
+def likeness(cells_nkhwd: torch.Tensor, shown_nk: torch.Tensor) -> torch.Tensor:
+    """n x k x h x w x 18: cosine of each cell, less its frame's mean, with the cells around it in the next frame, then in the one before.
+
+    0 with what lies outside. It says the same of a movement whatever it is that moves.
+    """
+    away = cells_nkhwd - cells_nkhwd.mean(dim=(2, 3), keepdim=True)
+    unit = nn.functional.normalize(away.float(), dim=-1) * shown_nk[:, :, None, None, None]
+    height, width = unit.shape[2:4]
+    framed = nn.functional.pad(unit, (0, 0, 1, 1, 1, 1, 1, 1))  # a frame before and after, a cell on all sides
+    found = []
+    for step in (2, 0):
+        near = framed[:, step : step + unit.shape[1]]
+        found += [(unit * near[:, :, y : y + height, x : x + width]).sum(dim=-1) for y, x in AROUND]
+    return torch.stack(found, dim=-1)
 
 
 class ClipEncoder(nn.Module):
@@ -56,7 +76,8 @@ class ClipEncoder(nn.Module):
         width, cells = tokens.shape[2], pictures.grid**2
         tokens = tokens.view(n, k, -1, width)
         shown = torch.arange(k, device=frames.device)[None] < clips.n_frames_n[:, None]
-        moved = self.motion(tokens[:, :, -cells:], shown)
+        grid = tokens[:, :, -cells:]
+        moved = self.motion(grid, grid - pictures.positions, shown)
         tokens = tokens + nn.functional.pad(moved, (0, 0, tokens.shape[2] - cells, 0))
         place = self.orders[:k] + self.times(waves_of_time(clips.times_nk[:, :k], width))
         tokens = tokens + place[:, :, None]
