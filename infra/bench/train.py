@@ -236,7 +236,7 @@ def memory() -> None:
     with tempfile.TemporaryDirectory() as name:
         for times in (1, 10):
             folder = Path(name) / str(times)
-            write_prepared(folder / "data", 3000 * times, px)
+            write_prepared(folder / "data", 1500 * times, px)
             setup = planned(folder / "data", folder / "out", model, batch, epochs=1, max_steps=0)
             with session("local", verbose=False), Peak() as peak:
                 launch(setup, storage.Folder(setup.output), workers=1, max_failures=0, verbose=True)
