@@ -33,9 +33,9 @@ from pipeline.samples.medium import Pixels
 MAX_PIXELS = 89_478_485
 """Pillow's own bound for a picture that is no decompression bomb: 256 MiB at 3 bytes a pixel."""
 
-GAP = 3.75
-"""Times that sides still have to shrink after a codec left out detail. Against decoding whole, mean grey levels apart: photographs 0.1,
-strong grain 0.4, white noise 0.8, print that becomes illegible 1.6; at 2 it would be 0.2, 1.2, 2.9, 3.7 (2026-11)."""
+GAP = 5.8
+"""Times that sides still have to shrink after a codec left out detail, so that print of any size, the worst there is, stays within one grey
+level on the mean of decoding whole (0.76 to 0.98 for 7 to 13 px); at 3.75 it would be 1.6, at 2 it would be 4.3 (2026-11)."""
 LARGE_PX = 512
 """Shorter side below which a picture is decoded whole: that is fast, and what is left of it would be a few pixels."""
 

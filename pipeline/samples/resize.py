@@ -4,8 +4,8 @@ Decoding is `image.py`'s, so that what is refused for captions is refused here t
 bicubic on uint8, 5 to 9 times as fast as Pillow's on the machine it was measured on (AVX2, 2026-11), with results 0.003
 grey levels apart on the mean. Encoding is libjpeg-turbo's by way of simplejpeg, in three quarters of Pillow's time; below quality 96
 it takes the faster DCT, 0.03 grey levels worse. torchvision's codecs are to go, and importing them takes a process 1.5 s.
-A large photograph is decoded at a half or a quarter of its size, as long as it has to shrink to a `GAP`th of that: 1.3 (much
-grain) to 2.6 times as fast at 12 megapixels, 0.1 to 0.2 grey levels off on the mean. A picture that is within bounds already keeps its bytes, but is
+A large photograph is decoded at a half or a quarter of its size, as long as it has to shrink to a `GAP`th of that: 1.3 times
+as fast and more at 12 megapixels, photographs 0.1 grey levels off on the mean, the finest print below 1. A picture that is within bounds already keeps its bytes, but is
 decoded all the same, at an eighth where no filter asks for its pixels: damage must not pass for a picture.
 """
 

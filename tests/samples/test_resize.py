@@ -23,7 +23,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torchvision.io import decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
@@ -101,8 +101,8 @@ def test_photographs_shrink_as_torchvision_and_pillow_shrink_them() -> None:
 @pytest.mark.parametrize("crop", ["none", "center", "square"])
 def test_large_photographs_lose_only_detail_that_shrinking_averages(crop: Crop, width: int, height: int) -> None:
     data = encoded(scene(width, height), quality=92)
-    config = PictureConfig(short_side_px=199, crop=crop, quality=100)
-    upright = decode_upright(data, lambda height, width, plain: divisor_for(height, width, min(height, width) / 199))
+    config = PictureConfig(short_side_px=127, crop=crop, quality=100)
+    upright = decode_upright(data, lambda height, width, plain: divisor_for(height, width, min(height, width) / 127))
     assert upright.pixels_hwc.shape == (-(-height // 2), -(-width // 2), 3) and (upright.height, upright.width) == (height, width)
     expected, picture = reference(data, config), normalise_picture(data, "jpg", config)
     assert picture.pixels_hwc is not None and picture.pixels_hwc.shape == expected.shape
@@ -110,8 +110,22 @@ def test_large_photographs_lose_only_detail_that_shrinking_averages(crop: Crop, 
     assert np.abs(apart).mean() < 0.35 and abs(apart.mean()) < 0.02 and np.abs(apart).max() <= 4
     assert (picture.source_width, picture.source_height) == (width, height)
     if crop == "none":
-        pixels, *size = decode_image(data, 199)
-        assert size == [width, height] and np.abs(pixels.astype(int) - shrink(decode_upright(data).pixels_hwc, 199)).mean() < 0.35
+        pixels, *size = decode_image(data, 127)
+        assert size == [width, height] and np.abs(pixels.astype(int) - shrink(decode_upright(data).pixels_hwc, 127)).mean() < 0.35
+
+
+def test_print_that_becomes_illegible_stays_within_a_grey_level_of_decoding_whole() -> None:
+    """The worst that a codec's own halving does, at the least shrinking that takes it."""
+    page = Image.new("RGB", (1200, 1508), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
+    letters = np.random.default_rng(3).choice(list("abcdefghijklmnopqrstuvwxyz     ABCDEFG"), (120, 260))
+    for line, row in enumerate(letters):
+        draw.text((0, 13 * line), "".join(row), fill="black", font=font)
+    buffer = io.BytesIO()
+    page.save(buffer, "JPEG", quality=92)
+    halved, *_ = decode_image(buffer.getvalue(), 103)
+    assert divisor_for(1508, 1200, 1200 / 103) == 2
+    assert np.abs(halved.astype(int) - shrink(decode_upright(buffer.getvalue()).pixels_hwc, 103)).mean() < 1
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5])
@@ -129,7 +143,7 @@ def test_large_photographs_that_lie_on_their_side_are_turned(width: int, height:
     upright = scene(width, height)
     exif = Image.Exif()
     exif[0x0112] = 6
-    config = PictureConfig(short_side_px=150)
+    config = PictureConfig(short_side_px=100)
     turned = normalise_picture(encoded(upright.transpose(Image.Transpose.ROTATE_90), exif=exif, quality=98), "jpg", config)
     straight = normalise_picture(encoded(upright, quality=98), "jpg", config)
     assert turned.pixels_hwc is not None and straight.pixels_hwc is not None and turned.pixels_hwc.shape == straight.pixels_hwc.shape
