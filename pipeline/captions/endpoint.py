@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pipeline import schema
 from pipeline.captions.engine import Caption, EngineConfig, ask_of
 from pipeline.captions.failures import Failed, Kind, caption_text, failure_of
-from pipeline.captions.messages import INSTRUCTIONS, openai_content
+from pipeline.captions.messages import INSTRUCTIONS, needs_of, openai_content
 from pipeline.captions.slots import Slots
 from pipeline.captions.weights import nearest
 from pipeline.errors import Reason, RequestError, SampleError, StoppedError
@@ -88,14 +88,7 @@ class Endpoint:
     @classmethod
     def needs(cls, config: EngineConfig) -> Needs:
         """The media that the model takes; clips as frames with times."""
-        return Needs(
-            accepts=config.media,
-            short_side_px=SHORT_SIDE_PX,
-            n_frames=config.frames,
-            segment_s=config.segment_s or None,
-            whole=config.whole_clips,
-            frames_always=True,
-        )
+        return needs_of(config, SHORT_SIDE_PX)
 
     @classmethod
     def identity(cls, config: EngineConfig) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.samples.medium import Medium, Pixels, Wave
+from pipeline.captions.engine import EngineConfig
+from pipeline.samples.medium import Medium, Needs, Pixels, Wave
 
 INSTRUCTIONS = {
     "image": "Describe this picture in one sentence.",
@@ -21,6 +22,18 @@ INSTRUCTIONS = {
 }
 """What is asked where no prompt is given."""
 JPEG_QUALITY = 90
+
+
+def needs_of(config: EngineConfig, short_side_px: int) -> Needs:
+    """What an engine wants decoded that shows media in a message: the configured ones, pictures shrunk, clips as frames with times."""
+    return Needs(
+        accepts=config.media,
+        short_side_px=short_side_px,
+        n_frames=config.frames,
+        segment_s=config.segment_s or None,
+        whole=config.whole_clips,
+        frames_always=True,
+    )
 
 
 def instruction_of(medium: Medium, prompt: str) -> str:

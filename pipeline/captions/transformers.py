@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import schema
 from pipeline.captions.engine import Caption, EngineConfig, Segment, threads_of
 from pipeline.captions.loading import Generated, family_of, side_px
+from pipeline.captions.messages import needs_of
 from pipeline.captions.weights import identity, locate
 from pipeline.captions.windows import SAMPLE_RATE_HZ
 from pipeline.errors import RequestError
@@ -72,14 +73,7 @@ class Transformers:
             return Needs(accepts=("audio", "video"), sample_rate_hz=SAMPLE_RATE_HZ, video_as="audio")
         if kind == "chat":
             side = side_px(folder) or CHAT_SHORT_SIDE_PX
-            return Needs(
-                accepts=config.media,
-                short_side_px=min(side, CHAT_SHORT_SIDE_PX),
-                n_frames=config.frames,
-                segment_s=config.segment_s or None,
-                whole=config.whole_clips,
-                frames_always=True,
-            )
+            return needs_of(config, min(side, CHAT_SHORT_SIDE_PX))
         return Needs(accepts=("image",), short_side_px=side_px(folder))
 
     @classmethod

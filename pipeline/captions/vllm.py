@@ -23,7 +23,7 @@ from pipeline import schema
 from pipeline.captions.chat import check_template, presentable
 from pipeline.captions.engine import Caption, EngineConfig, ask_of, threads_of
 from pipeline.captions.loading import CHAT_TOKENS, side_px
-from pipeline.captions.messages import INSTRUCTIONS, openai_part, parts_of
+from pipeline.captions.messages import INSTRUCTIONS, needs_of, openai_part, parts_of
 from pipeline.captions.weights import identity, locate, nearest, read_json
 from pipeline.errors import Reason, RequestError, SampleError, StoppedError
 from pipeline.samples.medium import Ask, Medium, Needs
@@ -94,14 +94,7 @@ class Vllm:
     def needs(cls, config: EngineConfig) -> Needs:
         """Pictures shrunk to what the model's processor makes of them; clips as frames with times; recordings at 16 kHz."""
         side = side_px(locate(config.model)) or SHORT_SIDE_PX
-        return Needs(
-            accepts=config.media,
-            short_side_px=min(side, SHORT_SIDE_PX),
-            n_frames=config.frames,
-            segment_s=config.segment_s or None,
-            whole=config.whole_clips,
-            frames_always=True,
-        )
+        return needs_of(config, min(side, SHORT_SIDE_PX))
 
     @classmethod
     def identity(cls, config: EngineConfig) -> dict[str, Any]:
