@@ -21,6 +21,17 @@ from typing import Any
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
+def read_range(url: str, offset: int, count: int) -> bytes:
+    """What the product's own reader gives, from a byte on."""
+    from pipeline import storage
+
+    reader = storage.open_reader(url)
+    view = memoryview(bytearray(count))
+    got = reader.read_into(offset, view)
+    reader.close()
+    return bytes(view[:got])
+
+
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 

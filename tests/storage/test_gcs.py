@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.commit.plan import expand
 from pipeline.errors import StoppedError
 from pipeline.gcs import GcsSource
-from tests.stores import Gcs, Proxy, environment, gcs_server, proxy_to
+from tests.stores import Gcs, Proxy, environment, gcs_server, proxy_to, read_range
 
 DATA = Random(1).randbytes(1_000_000)
 URL = "gs://bucket/corpus/a b/0%.tar"
@@ -36,11 +36,7 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gcs, Proxy]]:
 
 
 def read(url: str, offset: int = 0, count: int = len(DATA)) -> bytes:
-    reader = storage.open_reader(url)
-    view = memoryview(bytearray(count))
-    got = reader.read_into(offset, view)
-    reader.close()
-    return bytes(view[:got])
+    return read_range(url, offset, count)
 
 
 def test_archives_are_listed_and_named_by_patterns(gcs: tuple[Gcs, Proxy]) -> None:

@@ -28,7 +28,7 @@ from pipeline.errors import RequestError, StoppedError
 from pipeline.remote import Identity, ResumingReader
 from pipeline.samples.group import EndOfShard, Sample, read_samples
 from pipeline.storage import Folder
-from tests.stores import Proxy, proxy_to, web_of
+from tests.stores import Proxy, proxy_to, read_range, web_of
 
 DATA = Random(0).randbytes(3_000_000)
 
@@ -42,11 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, s3: Proxy) -> Iterator[None]:
 
 
 def read(url: str, offset: int = 0, count: int = len(DATA)) -> bytes:
-    reader = storage.open_reader(url)
-    view = memoryview(bytearray(count))
-    got = reader.read_into(offset, view)
-    reader.close()
-    return bytes(view[:got])
+    return read_range(url, offset, count)
 
 
 def test_a_folder_on_s3_works_as_on_a_disk(s3: Proxy) -> None:
