@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 TEMPORARY = ".tmp-"
-"""Part of the name of a file that is being written; whoever finds an old one may delete it."""
+"""Part of the name of a file that is being written. Its writer holds a lock (flock) on it; whoever finds one without may delete it."""
+OPEN_ATTEMPTS = 20
+"""How often a folder is made anew that another run removed, empty, before a file stood in it."""
 ALIGNED_BYTES = 4096
 """What addresses, lengths and offsets of direct writes are multiples of."""
 _DIRECT = getattr(os, "O_DIRECT", 0)  # not everywhere
@@ -104,36 +106,68 @@ def local_draft(target: str, tag: str = "", *, direct: bool = False, durable: bo
             yield Draft(fd, direct=direct)
             if durable:
                 os.fsync(fd)
-        os.replace(temporary, target)
+                os.replace(temporary, target)  # while the lock is held
+        if not durable:  # what was not synced may fail when it is closed
+            os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     if not durable:
         return
-    directory = os.open(folder, os.O_RDONLY)
+    try:
+        directory = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # another run needed the file no more and deleted it, and the folder with it
+        return
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
 
 
+def unlink_abandoned(path: str) -> None:
+    """Deletes a temporary file, unless a process that lives is writing it. FileNotFoundError where there is none."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks only what is open for writing
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        os.unlink(path)
+    finally:
+        os.close(fd)
+
+
 def _opened(path: str, direct: bool) -> tuple[int, bool]:
-    """A new file and whether it is written past the page cache. Its folder is made; another run may remove it, while empty, at any moment."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    for attempt in (0, 1):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+    """A new file, locked as `unlink_abandoned` looks for, and whether it is written past the page cache.
+
+    Its folder is made; another run may remove it, while empty, and the file before it is locked, at any moment.
+    """
+    for attempt in range(OPEN_ATTEMPTS):
         try:
-            if direct and _DIRECT:
-                try:
-                    return os.open(path, flags | _DIRECT, 0o666), True
-                except OSError as error:
-                    if error.errno != errno.EINVAL:  # a file system that has no such thing, and may have left an empty file
-                        raise
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(path)
-            return os.open(path, flags, 0o666), False
-        except FileNotFoundError:
-            if attempt:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            fd, past_cache = _created(path, direct)
+        except (FileNotFoundError, FileExistsError):  # the latter: found by mkdir, and gone when makedirs looked what it is
+            if attempt == OPEN_ATTEMPTS - 1:
                 raise
-    raise AssertionError("unreachable")
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd, past_cache
+        os.close(fd)
+    raise FileNotFoundError(errno.ENOENT, "temporary files vanish as soon as they are made", os.path.dirname(path))
+
+
+def _created(path: str, direct: bool) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    if direct and _DIRECT:
+        try:
+            return os.open(path, flags | _DIRECT, 0o666), True
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that has no such thing, and may have left an empty file
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    return os.open(path, flags, 0o666), False

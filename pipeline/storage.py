@@ -20,13 +20,15 @@ import pyarrow.fs as pafs
 
 from pipeline.draft import TEMPORARY as TEMPORARY
 from pipeline.draft import Draft as Draft
-from pipeline.draft import local_draft, read_at
+from pipeline.draft import local_draft, read_at, unlink_abandoned
 from pipeline.errors import StoppedError
 from pipeline.gcs import GcsSource, gcs_filesystem
 from pipeline.remote import ArrowSource, HttpSource, ResumingReader, explained, s3_filesystem
 
 SEND_BYTES = 16 << 20
 """Piece in which a large file goes to an object store; a store takes at most 10,000 of at least 5 MiB each."""
+PUT_ATTEMPTS = 10
+"""How often a file is written anew whose temporary file vanished: where a file system has no locks, two runs at once clean that up too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +169,7 @@ class Folder:
         target = f"{self._root}/{path}"
         with _full_disk_stops(target):
             if self._filesystem is _LOCAL:
-                with local_draft(target, durable=durable) as draft:
-                    draft.write(data)
+                _put_local(target, data, durable)
             else:
                 with self._filesystem.open_output_stream(target, compression=None) as stream:
                     stream.write(data)
@@ -216,11 +217,11 @@ class Folder:
         return sorted(blobs, key=lambda blob: blob.path)
 
     def delete(self, path: str) -> None:
-        """Deletes the file; a missing one is no error."""
+        """Deletes the file; a missing one is no error. A temporary one on a disk stays while whoever writes it lives."""
         target = f"{self._root}/{path}"
         with contextlib.suppress(FileNotFoundError):
             if self._filesystem is _LOCAL:
-                os.unlink(target)
+                (unlink_abandoned if os.path.basename(path).startswith(TEMPORARY) else os.unlink)(target)
             else:
                 self._filesystem.delete_file(target)
 
@@ -231,6 +232,17 @@ class Folder:
         for path, _, _ in os.walk(f"{self._root}/{folder}", topdown=False):
             with contextlib.suppress(OSError):  # not empty: another run writes there
                 os.rmdir(path)
+
+
+def _put_local(target: str, data: bytes, durable: bool) -> None:
+    for attempt in range(PUT_ATTEMPTS):
+        try:
+            with local_draft(target, durable=durable) as draft:
+                draft.write(data)
+            return
+        except FileNotFoundError:
+            if attempt == PUT_ATTEMPTS - 1:
+                raise
 
 
 @contextlib.contextmanager
