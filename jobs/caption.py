@@ -31,7 +31,7 @@ from pipeline.samples.chunks import ShardTask
 from pipeline.samples.earlier import key_for
 from pipeline.samples.source import ReadConfig, ShardDatasource, read_shard
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Raised by hand when the same options would give other captions than before."""
 QUARANTINE_MEMBER_BYTES = 16 << 20
 

@@ -39,7 +39,7 @@ from pipeline.samples.source import ShardDatasource
 from pipeline.samples.stretch import Span, divide
 from pipeline.samples.tokens import Tokenizer
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised by hand when the same options would give other rows than before."""
 PART_BYTES = 64 << 20
 """Parts that an archive is divided into where there are fewer archives than twice the CPUs; the same whatever their number."""

@@ -54,7 +54,7 @@ _ORIGIN = [
     pa.field("key", pa.string()),  # null in end rows; bytes that are not UTF-8 stand escaped as \\xNN
     pa.field("offset", pa.int64()),  # bytes: where the sample's first header starts in the (unpacked) tar
     pa.field("size", pa.int64()),  # bytes from there to the end of its last member, padding included
-    pa.field("sample_sha256", pa.string()),  # hex; members sorted by field: name, NUL, size (8 bytes LE), bytes
+    pa.field("sample_sha256", pa.string()),  # hex; members sorted by field: name, NUL, SHA-256 of the bytes
     pa.field("media_sha256", pa.string()),  # hex of the primary medium's bytes; null without a medium
     pa.field("modality", pa.string()),  # MODALITIES; null without a medium
     pa.field("text", pa.string()),  # the reference that came with it; null where there is none or it is unreadable

@@ -15,7 +15,7 @@ import numpy as np
 import webdataset
 
 from pipeline import storage
-from pipeline.samples.group import Sample, media_sha256, read_samples, sample_sha256
+from pipeline.samples.group import Sample, hashes_of, read_samples
 
 SHAPES = {"2 KB + txt": (2_000, 6_000), "16 KB + txt": (16_000, 4_000), "64 KB + txt": (64_000, 2_000)}
 """Bytes of a picture, and samples in the shard."""
@@ -37,8 +37,7 @@ def ours(path: Path, hashes: bool) -> int:
             if isinstance(sample, Sample):
                 count += 1
                 if hashes:
-                    sample_sha256(sample.fields)
-                    media_sha256(sample.fields[0])
+                    hashes_of(sample.fields)
     return count
 
 

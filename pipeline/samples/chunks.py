@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import schema
 from pipeline.errors import Reason, SampleError
 from pipeline.samples.earlier import EarlierTable
-from pipeline.samples.group import EndOfShard, Field, Sample, media_sha256, read_samples, sample_sha256
+from pipeline.samples.group import EndOfShard, Field, Sample, hashes_of, read_samples
 from pipeline.samples.medium import modality_of
 from pipeline.samples.rows import reference_text
 from pipeline.samples.stretch import Span, Stretch, read_span
@@ -95,7 +95,8 @@ def describe(sample: Sample, origin: dict[str, Any], accepts: tuple[str, ...]) -
     row = {**origin, "index": sample.index, "key": sample.key, "offset": sample.offset, "size": sample.size}
     if sample.problem is not None:
         return {**row, **rejected(sample.problem, "read")}, None
-    row["sample_sha256"] = sample_sha256(sample.fields)
+    hashes = hashes_of(sample.fields)
+    row["sample_sha256"] = hashes.sample
     row["text"], row["flags"] = reference_text(sample.fields)
     if sample.repeated:
         row["flags"] = [*row["flags"], "key_repeated"]
@@ -103,7 +104,7 @@ def describe(sample: Sample, origin: dict[str, Any], accepts: tuple[str, ...]) -
     if field is None:
         return {**row, **rejected(_no_medium(sample), "read")}, None
     row |= {"media_field": field.name, "media_bytes": field.size, "modality": modality_of(field.name)}
-    row["media_sha256"] = media_sha256(field)
+    row["media_sha256"] = hashes.members[field.name]
     if modality_of(field.name) not in accepts:
         detail = f"{', '.join(accepts)} is taken; .{field.name} is {modality_of(field.name)}"
         return {**row, "status": schema.SKIPPED, "stage": "decode", "reason": Reason.NOT_TAKEN.value, "detail": detail}, None

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from pipeline.errors import Reason, SampleError
 from pipeline.samples.fetch import fetch_members
-from pipeline.samples.hashes import media_sha256, sample_sha256
+from pipeline.samples.hashes import hashes_of
 from pipeline.samples.spans import TAR, Damage, DamageKind, Member, Padding
 from pipeline.samples.tar import scan
 from pipeline.samples.unpack import Unpacked, has_gzip_magic, is_packed
@@ -24,10 +24,9 @@ __all__ = [
     "Sample",
     "count_samples",
     "fetch_members",
+    "hashes_of",
     "is_packed",
-    "media_sha256",
     "read_samples",
-    "sample_sha256",
     "split_name",
 ]
 

@@ -1,8 +1,8 @@
-"""What identifies a sample's content, whatever its key and wherever it stands."""
+"""What identifies a sample's content, whatever its key and wherever it stands. Every byte is hashed once."""
 
 import hashlib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Part(Protocol):
@@ -13,25 +13,22 @@ class Part(Protocol):
     data: bytes | None
 
 
-def sample_sha256(fields: Iterable[Part]) -> str:
-    """Hex SHA-256 over the members sorted by field name: name in UTF-8, NUL, size as 8 bytes little endian, bytes.
+class Hashes(NamedTuple):
+    """Hex SHA-256 of a sample and of its members."""
 
-    ValueError where a payload was not read.
-    """
-    digest = hashlib.sha256()
+    sample: str
+    """Over the members sorted by field name: name in UTF-8, NUL, SHA-256 of its bytes (32 bytes). `sha256sum` of the members gives all that it takes."""
+    members: dict[str, str]
+    """Field name -> of that member's bytes."""
+
+
+def hashes_of(fields: Iterable[Part]) -> Hashes:
+    """Names are unique within a sample. ValueError where a payload was not read."""
+    whole, members = hashlib.sha256(), {}
     for part in sorted(fields, key=lambda part: part.name):
-        data = _loaded(part)
-        digest.update(part.name.encode("utf-8") + b"\0" + len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def media_sha256(part: Part) -> str:
-    """Hex SHA-256 of one member's bytes. ValueError where they were not read."""
-    return hashlib.sha256(_loaded(part)).hexdigest()
-
-
-def _loaded(part: Part) -> bytes:
-    if part.data is None:
-        raise ValueError(f"the bytes of field {part.name} were not read; read the sample with load=True")
-    return part.data
+        if part.data is None:
+            raise ValueError(f"the bytes of field {part.name} were not read; read the sample with load=True")
+        member = hashlib.sha256(part.data)
+        whole.update(part.name.encode("utf-8", "surrogatepass") + b"\0" + member.digest())
+        members[part.name] = member.hexdigest()
+    return Hashes(whole.hexdigest(), members)

@@ -7,13 +7,12 @@ way of `skim`, and media and texts are looked at in the first samples only. Memo
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import blake2b, sha256
 
 import numpy as np
 
 from pipeline import storage
 from pipeline.samples.account import Hit, Survey, drop_long_names
-from pipeline.samples.group import EndOfShard, Field, Sample, read_samples
+from pipeline.samples.group import EndOfShard, Field, Sample, hashes_of, read_samples
 from pipeline.samples.measure import HEAD_BYTES, Measure, full_measure, quick_measure
 from pipeline.samples.medium import modality_of
 from pipeline.samples.prints import Numbers, Prints, text_prints
@@ -209,21 +208,16 @@ class Observer:
         return bytes(data) if got == len(data) else None
 
     def _hash(self, sample: Sample) -> None:
-        whole = blake2b(digest_size=16)
-        medium: tuple[bool, str, bytes] | None = None
-        for part in sorted(sample.fields, key=lambda part: part.name):
-            digest = sha256(part.data or b"").digest()
-            whole.update(part.name.encode("utf-8", "surrogatepass") + b"\0" + part.size.to_bytes(8, "little") + digest)
-            if modality_of(part.name) is not None and part.size:
-                rank = ("." in part.name, part.name, digest)
-                medium = rank if medium is None else min(medium, rank)
         if sample.problem is not None:
             return
+        hashes = hashes_of(sample.fields)
+        media = [part.name for part in sample.fields if modality_of(part.name) is not None and part.size]
         self._survey.hashed += 1
-        self._contents += whole.digest()
+        self._contents += bytes.fromhex(hashes.sample)[:16]
         self._content_at.append(sample.index)
-        if medium is not None:
-            self._media += medium[2][:16]
+        if media:
+            first = min(media, key=lambda name: ("." in name, name))
+            self._media += bytes.fromhex(hashes.members[first])[:16]
             self._media_at.append(sample.index)
 
     def _read_through(self, sample: Sample) -> None:

@@ -8,7 +8,6 @@ captions of one archive.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import Reason, RequestError, SampleError, StoppedError
-from pipeline.samples.group import EndOfShard, Field, Sample, media_sha256, read_samples, sample_sha256, split_name
+from pipeline.samples.group import EndOfShard, Sample, hashes_of, read_samples, split_name
 from pipeline.samples.medium import modality_of
 from pipeline.shards.write import Member, TarWriter
 
@@ -225,17 +224,13 @@ def _verify(sample: Sample, row: _Row, shard: str) -> None:
     if row.sample_sha256 is None and not row.captions:  # it was too large then, or could not be read
         return
     where = f"{shard}:{sample.key}"
-    if row.sample_sha256 is None or row.sample_sha256 != sample_sha256(sample.fields):
+    hashes = hashes_of(sample.fields)
+    if row.sample_sha256 != hashes.sample:
         raise StoppedError(
             f"{where} is not the sample that row {sample.index} of the caption table was made from (sample_sha256 differs): {_CHANGED}"
         )
-    if row.media_sha256 is not None and all(media_sha256(part) != row.media_sha256 for part in _media(sample.fields)):
+    if row.media_sha256 is not None and row.media_sha256 not in (digest for name, digest in hashes.members.items() if modality_of(name)):
         raise StoppedError(f"{where} has no medium with the media_sha256 of its caption: {_CHANGED}")
-
-
-def _media(fields: Sequence[Field]) -> Iterator[Field]:
-    """Plain extensions first: the first is nearly always the one that was captioned."""
-    return iter(sorted((part for part in fields if modality_of(part.name)), key=lambda part: ("." in part.name, part.name)))
 
 
 def _with_captions(members: list[Member], captions: list[str], several: bool, form: Form) -> list[Member]:

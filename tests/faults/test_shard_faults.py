@@ -25,7 +25,7 @@ import pyarrow as pa, pyarrow.parquet as pq
 from jobs.cli import main
 from jobs.cluster import session
 from pipeline import schema
-from pipeline.samples.group import EndOfShard, media_sha256, read_samples, sample_sha256
+from pipeline.samples.group import EndOfShard, hashes_of, read_samples
 from pipeline.storage import Folder, open_reader
 
 source, disk, plain = map(pathlib.Path, sys.argv[1:])
@@ -73,9 +73,9 @@ def caption(folder, to):
         rows = []
         for item in read_samples(open_reader(str(path)), max_sample_bytes=1 << 30):
             if not isinstance(item, EndOfShard):
-                jpg = next(part for part in item.fields if part.name == "jpg")
-                rows.append({"key": item.key, "shard": path.name, "index": item.index, "sample_sha256": sample_sha256(item.fields),
-                    "media_sha256": media_sha256(jpg), "modality": "image", "prompt_id": "default", "caption_index": 0,
+                hashes = hashes_of(item.fields)
+                rows.append({"key": item.key, "shard": path.name, "index": item.index, "sample_sha256": hashes.sample,
+                    "media_sha256": hashes.members["jpg"], "modality": "image", "prompt_id": "default", "caption_index": 0,
                     "caption": f"new {item.key}", "status": "success"})
         table = pa.Table.from_pylist([{name: row.get(name) for name in schema.CAPTIONS.names} for row in rows])
         (to / "captions").mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from pipeline import schema, storage
 from pipeline.errors import RequestError, StoppedError
-from pipeline.samples.group import EndOfShard, Sample, media_sha256, read_samples, sample_sha256
+from pipeline.samples.group import EndOfShard, Sample, hashes_of, read_samples
 from pipeline.samples.medium import modality_of
 from pipeline.shards.merge import Form, Job, Merged, merge, verify_first
 
@@ -60,12 +60,13 @@ def table_of(path: Path, captions: dict[int, Sequence[str] | str], shard: str = 
     rows: list[dict[str, Any]] = []
     for sample in samples_of(path):
         given_texts = captions.get(sample.index, f"caption of {sample.key}")
-        media = [media_sha256(part) for part in sample.fields if modality_of(part.name)]
+        hashes = hashes_of(sample.fields)
+        media = [digest for name, digest in hashes.members.items() if modality_of(name)]
         fixed = {
             "key": sample.key,
             "shard": shard,
             "index": sample.index,
-            "sample_sha256": sample_sha256(sample.fields),
+            "sample_sha256": hashes.sample,
             "media_sha256": media[0] if media else None,
             "flags": [],
         }
