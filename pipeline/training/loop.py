@@ -195,7 +195,7 @@ class Training:
             self._write_metrics(share)
         if self._validation_due(before):
             self._validate()
-        elif save or (loop.checkpoint_steps and spent.steps % loop.checkpoint_steps == 0):
+        elif (save or (loop.checkpoint_steps and spent.steps % loop.checkpoint_steps == 0)) and not self._over():  # the last: `_finish`
             self._save(export=self.standing.best is None)
 
     def _validation_due(self, before: float) -> bool:

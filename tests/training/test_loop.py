@@ -3,7 +3,8 @@
 - it learns a handful of samples by heart, and reads them off the picture;
 - on a fixed seed the loss follows a recorded curve; nothing but the seeds of samples decides what they look like;
 - killed between any two checkpoints and resumed, every epoch is trained exactly once, and weights are those of a run in one piece;
-- validation finds the best checkpoint, training ends early when it is told to, and metrics say what happened.
+- validation finds the best checkpoint, training ends early when it is told to, and metrics say what happened;
+- each moment is saved once, the last one included.
 """
 
 import dataclasses
@@ -165,6 +166,20 @@ def test_validation_keeps_the_best_and_patience_ends_the_training(tmp_path: Path
     names = Checkpoints(Folder(setup.output), 1).names()
     assert training.standing.best in names and len(names) == 2
     assert math.isclose(training.standing.best_score or 0, scores[best], rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("validations", [0, 1])
+def test_the_last_step_is_saved_once(tmp_path: Path, validations: int) -> None:
+    setup = make_setup(
+        write_prepared(tmp_path / "data"),
+        tmp_path / "out",
+        held_out={"part/001.parquet": ((8, 16),)},
+        schedule=ScheduleConfig(epochs=1, max_steps=2),
+        loop=dataclasses.replace(QUIET, checkpoint_steps=1, keep=9, validations=validations),
+    )
+    train(setup)
+    assert [name[:13] for name in Checkpoints(Folder(setup.output), 9).names()] == ["step-00000002", "step-00000001"]
+    assert (tmp_path / "out/model/model.safetensors").is_file()
 
 
 def test_metrics_say_where_a_training_stands(tmp_path: Path) -> None:
