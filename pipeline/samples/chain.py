@@ -8,7 +8,7 @@ it and checked when the chain is built, before anything runs.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -248,6 +248,6 @@ class ChainWork:
         self._chain = Chain(config, tokenizer)
         self.ahead = self._chain.ahead
 
-    def __call__(self, item: Item) -> Iterator[tuple[Row, dict[str, float]]]:
+    def __call__(self, item: Item) -> list[tuple[Row, dict[str, float]]]:
         self._chain.seconds = {}
-        yield self._chain(item), self._chain.seconds
+        return [(self._chain(item), self._chain.seconds)]
