@@ -3,7 +3,8 @@
 Both run in one Ray Train worker, in turn: while a batch from memory is trained on, the feed's execution is shut down; when it starts
 again, steps are not counted until reading ahead has filled its bound. By the clock, and by CPU time of all of Ray, which other
 work on the machine disturbs less. Augmentation, marks and sums belong to both. Also: time to the first step, from the
-start of Ray on; `memory`: peak memory over a corpus and one ten times as large; `workers`: one against two.
+start of Ray on; `memory [samples...]`: peak memory over corpora of so many pictures, `reading [samples...]`:
+of reading tasks alone; `workers`: one against two.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -84,7 +86,9 @@ def write_prepared(folder: Path, samples: int, px: int, shard_samples: int = 100
             rows.append({**row, "token_ids": encoded.token_ids, "n_tokens": encoded.n_tokens, "image": pictures[at % 64]})
         path = folder / f"prepared/{number:05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema.PREPARED), path, row_group_size=500)
+        # As `prepare` does: a dictionary of pictures that come again and again would let a row group look smaller than it is.
+        table = pa.Table.from_pylist(rows, schema=schema.PREPARED)
+        pq.write_table(table, path, row_group_size=500, compression="NONE", use_dictionary=["shard", "modality"])
 
 
 def _cpu_s(driver: int) -> Counter[str]:
@@ -204,10 +208,14 @@ def _ratio(found: dict[str, Any], kind: str = "") -> float:
 
 
 class Peak:
-    """The most memory that each process of Ray has had of its own (USS), by its name."""
+    """The most memory that each kind of Ray's processes has had, by its name: of its own (anonymous), and of the object store.
+
+    Pages of the store that one process alone has touched are private too, so that USS counts them to it.
+    """
 
     def __init__(self) -> None:
-        self.bytes: dict[str, int] = {}
+        self.own: dict[str, int] = {}
+        self.store: dict[str, int] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -220,30 +228,66 @@ class Peak:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._over.wait(0.1):
             for process in psutil.Process().children(recursive=True):
-                try:
+                with contextlib.suppress(psutil.Error, OSError):
                     title = process.name() if "ray::" not in process.name() else process.name().split("(")[0]
-                    self.bytes[title] = max(self.bytes.get(title, 0), process.memory_full_info().uss)
-                except psutil.Error:
-                    continue
+                    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                    sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Rss")}
+                    for found, name in ((self.own, "RssAnon"), (self.store, "RssShmem")):
+                        found[title] = max(found.get(title, 0), sizes.get(name, 0))
 
 
-def memory() -> None:
-    """One epoch of a corpus, and as many steps over one ten times as large; peak USS of each kind of process."""
+def memory(*samples: int) -> None:
+    """One epoch of corpora of so many pictures; peaks of each kind of process."""
     px, model, batch, _ = SIZES["tiny"]
-    peaks: dict[int, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as name:
-        for times in (1, 10):
-            folder = Path(name) / str(times)
-            write_prepared(folder / "data", 1500 * times, px)
+        for many in samples or (1500, 15_000, 36_000):
+            folder = Path(name) / str(many)
+            write_prepared(folder / "data", many, px)
             setup = planned(folder / "data", folder / "out", model, batch, epochs=1, max_steps=0)
             with session("local", verbose=False), Peak() as peak:
                 launch(setup, storage.Folder(setup.output), workers=1, max_failures=0, verbose=True)
-            peaks[times] = peak.bytes
-    for title in sorted(peaks[1].keys() & peaks[10].keys(), key=lambda title: -peaks[10][title])[:6]:
-        small, large = peaks[1][title], peaks[10][title]
-        print(f"  {title[:40]:40} {small / 2**20:8.0f} MiB, ten times the corpus {large / 2**20:8.0f} MiB, {large / small:.2f}x")
+            print(f"  {many} pictures, MiB of its own (of the object store):")
+            for title in sorted(peak.own, key=lambda title: -peak.own[title])[:5]:
+                print(f"    {title[:40]:40} {peak.own[title] / 2**20:6.0f} ({peak.store[title] / 2**20:.0f})", flush=True)
+
+
+READER = """
+import sys, threading, time
+from pathlib import Path
+from pipeline.training.corpus import open_corpus
+from pipeline.training.feed import FeedSpec, read_task
+from pipeline.training.order import plan
+from pipeline.training.progress import Progress
+
+def own_mib():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")) / 1024
+
+def watch():
+    while True:
+        seen.append(own_mib())
+        time.sleep(0.005)
+
+corpus, px = open_corpus(sys.argv[1]), int(sys.argv[2])
+tasks = plan(corpus, corpus.universe({}), Progress(), seed=0, epochs=1)
+began, seen = own_mib(), []
+threading.Thread(target=watch, daemon=True).start()
+rows, first = 0, 0.0
+for task in tasks:
+    rows += sum(table.num_rows for table in read_task(task, corpus.files, FeedSpec(px=px)))
+    first = first or max(seen)
+print(f"{rows} pictures, {len(tasks)} tasks: {began:.0f} MiB before, most {first:.0f} in the first task, {max(seen):.0f} in all")
+"""
+
+
+def reading(*samples: int) -> None:
+    """Memory of its own of one process that does all reading tasks of an epoch in turn, without Ray."""
+    px = SIZES["tiny"][0]
+    for many in samples or (1500, 15_000, 36_000, 100_000):
+        with tempfile.TemporaryDirectory() as name:
+            write_prepared(Path(name), many, px)
+            print("  " + subprocess.check_output([sys.executable, "-c", READER, name, str(px)], text=True).strip(), flush=True)
 
 
 def workers() -> None:
@@ -264,5 +308,7 @@ if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else "small"
     if what in SIZES:
         fed(what, int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    elif what in ("memory", "reading"):
+        {"memory": memory, "reading": reading}[what](*(int(many) for many in sys.argv[2:]))
     else:
-        {"memory": memory, "workers": workers}[what]()
+        workers()

@@ -13,19 +13,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
-from torchvision.io import ImageReadMode, decode_jpeg
 
-from pipeline import storage
 from pipeline.errors import SampleError, StoppedError
 from pipeline.model.config import Fit, ModelConfig
 from pipeline.model.inputs import fit_picture
+from pipeline.samples.image import decode_image
 from pipeline.samples.wave import WaveConfig, decode_wave
+from pipeline.training.bundle import read_bundle
 from pipeline.training.corpus import PreparedFile
 from pipeline.training.order import FeedTask, permuted
-from pipeline.training.progress import rows_of
 
 BLOCK_BYTES = 8 << 20
 """Decoded bytes of one table: small, so that the first comes soon and several workers get equal shares."""
@@ -91,30 +88,13 @@ def sample_seed(seed: int, epoch: int, shard: str, index: int) -> int:
 
 def read_task(task: FeedTask, corpus_files: Mapping[int, PreparedFile] | Sequence[PreparedFile], spec: FeedSpec) -> Iterator[pa.Table]:
     """Tables of `FEED` for one task, always the same ones. StoppedError names a row whose medium cannot be decoded."""
-    bundle, files, rows = _bundle(task, corpus_files)
-    order = permuted(task, bundle.num_rows)
+    bundle = read_bundle(task, corpus_files, COLUMNS)
+    order = permuted(task, len(bundle.rows))
     step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (3 * spec.px * spec.px)))
     for start in range(0, len(order), step):
         places = order[start : start + step]
-        yield decode_rows(bundle.take(places), spec, seed=task.seed, epoch=task.epoch, files=files[places], rows=rows[places])
-
-
-def _bundle(
-    task: FeedTask, corpus_files: Mapping[int, PreparedFile] | Sequence[PreparedFile]
-) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of all chunks, with file number and position of each."""
-    tables, files, rows = [], [], []
-    for chunk in task.chunks:
-        file = corpus_files[chunk.file]
-        positions = rows_of(chunk.rows)
-        filesystem, path = storage.resolve(file.url)
-        with pq.ParquetFile(path, filesystem=filesystem) as opened:
-            present = [name for name in COLUMNS if name in opened.schema_arrow.names]
-            table = opened.read_row_group(chunk.group, columns=present)
-        tables.append(table.take(positions - file.groups[chunk.group].first))
-        rows.append(positions)
-        files.append(np.full(len(positions), chunk.file, np.int64))
-    return pa.concat_tables(tables).combine_chunks(), np.concatenate(files), np.concatenate(rows)
+        files, rows = bundle.files[places], bundle.rows[places]
+        yield decode_rows(bundle.take(places), spec, seed=task.seed, epoch=task.epoch, files=files, rows=rows)
 
 
 def decode_rows(table: pa.Table, spec: FeedSpec, *, seed: int, epoch: int, files: NDArray[np.int64], rows: NDArray[np.int64]) -> pa.Table:
@@ -151,11 +131,8 @@ def _decode_row(row: dict[str, Any], spec: FeedSpec) -> dict[str, Any]:
 
 def _picture(jpeg: bytes, spec: FeedSpec) -> NDArray[np.uint8]:
     """JPEG -> uint8, 3 x px x px."""
-    chw = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    if chw.shape[1:] != (spec.px, spec.px):
-        chw = torch.from_numpy(fit_picture(chw.permute(1, 2, 0).numpy(), spec.px, spec.fit)).permute(2, 0, 1)
-    pixels: NDArray[np.uint8] = chw.contiguous().numpy()
-    return pixels
+    pixels_hwc, _, _ = decode_image(jpeg, None)
+    return np.ascontiguousarray(fit_picture(pixels_hwc, spec.px, spec.fit).transpose(2, 0, 1))
 
 
 def _evenly(values: list[Any], most: int) -> list[Any]:
