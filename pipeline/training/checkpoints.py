@@ -55,14 +55,16 @@ class Checkpoints:
 
     def latest(self, say: Callable[[str], None]) -> Found | None:
         """The newest whole checkpoint; `say` is told of each that had to be passed over, and why."""
-        for name in self.names():
+        names = self.names()
+        for name, others in zip(names, range(len(names) - 1, -1, -1), strict=True):
             problem, state = self._examine(name)
             if problem is None:
                 return Found(name, state)
-            say(f"{self._store.url}/{FOLDER}/{name} is not whole ({problem}); the one before it is used")
+            instead = "the one before it is used" if others else "there is none before it: training begins anew"
+            say(f"{self._store.url}/{FOLDER}/{name} is not whole ({problem}); {instead}")
         return None
 
-    def _examine(self, name: str) -> tuple[str | None, dict[str, Any]]:
+    def _examine(self, name: str, *, by_hash: bool = True) -> tuple[str | None, dict[str, Any]]:
         """What is wrong with a checkpoint, or its state."""
         try:
             listed: dict[str, Any] = json.loads(self._store.get(f"{FOLDER}/{name}/{COMPLETE}"))
@@ -73,7 +75,7 @@ class Checkpoints:
                     return f"{file} is missing", {}
                 if size != known["size"]:
                     return f"{file} has {size:,} of {known['size']:,} bytes", {}
-                if self._digest(f"{FOLDER}/{name}/{file}") != known["sha256"]:
+                if by_hash and self._digest(f"{FOLDER}/{name}/{file}") != known["sha256"]:
                     return f"{file} has other bytes than were written", {}
             state: dict[str, Any] = json.loads(self._store.get(f"{FOLDER}/{name}/{STATE}"))
             return None, state
@@ -150,6 +152,7 @@ class Checkpoints:
         raise failure
 
     def _run(self, name: str, write: Callable[[Path], None], state: dict[str, Any], export: bool, best: str) -> None:
+        published = False
         try:
             with self._workshop() as folder:
                 write(folder)
@@ -159,10 +162,12 @@ class Checkpoints:
                 if export:
                     self._export(folder)
                 self._publish(folder, name, complete)
+            published = True
             self._tidy({name, best})
         except BaseException as exc:
             self._failure = exc
-            self._drop(name)
+            if not published:
+                self._drop(name)
 
     @contextlib.contextmanager
     def _workshop(self) -> Iterator[Path]:
@@ -199,10 +204,18 @@ class Checkpoints:
             self._put(folder / path, f"{MODEL}/{path}")
 
     def _tidy(self, safe: set[str]) -> None:
-        """Deletes checkpoints beyond the last few, `complete.json` first: a half deleted one is none."""
-        for name in self.names()[self._keep :]:
-            if name not in safe:
+        """Deletes checkpoints beyond the last few, `complete.json` first: a half deleted one is none.
+
+        Those that are not whole go too: one of more steps than the training went on from would hold a whole one's place.
+        """
+        whole = 0
+        for name in self.names():
+            if name in safe:
+                whole += 1
+            elif whole >= self._keep or self._examine(name, by_hash=False)[0] is not None:
                 self._drop(name)
+            else:
+                whole += 1
 
     def sweep(self) -> None:
         """Deletes what writers left that were killed. Only while nobody trains into this folder."""

@@ -20,7 +20,7 @@ from pipeline.model.memory import Memory
 from pipeline.storage import Folder
 from pipeline.training import precision
 from pipeline.training.batches import Fed, collate, to_device
-from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.checkpoints import FOLDER, Checkpoints
 from pipeline.training.corpus import read_rows
 from pipeline.training.feed import decode_rows
 from pipeline.training.kept import KeptGrids
@@ -86,6 +86,7 @@ class Training:
         self._log = MetricsLog(self._store, setup.run_id, tensorboard=setup.loop.tensorboard) if world.first else None
         self._rows = sum(count(ranges) for ranges in setup.universe.values())
         self._spent_before_s = self.standing.spent.seconds
+        self._from, self._from_steps = checkpoint, self.standing.spent.steps
         self._tried, self._validated_at = False, -1
         self._start_clock()
 
@@ -96,6 +97,12 @@ class Training:
 
     def run(self, tables: Callable[[], Iterator[pa.Table]]) -> Standing:
         """Trains to the end. Each call of `tables` iterates what is left, in tables of one micro-batch; StoppedError where it cannot."""
+        try:
+            return self._run(tables)
+        finally:
+            self._checkpoints.wait()  # whatever stopped the training, the checkpoint in flight is worth its steps
+
+    def _run(self, tables: Callable[[], Iterator[pa.Table]]) -> Standing:
         self._start_clock()
         while not self._over():
             for feds in self._groups(tables()):
@@ -186,7 +193,13 @@ class Training:
         self._stop_if(bool(failed))
         before = self.done
         share = learning_rate_share(before, self._setup.schedule)
-        stepped = self._stepper.step(feds, dict(zip(own, counts, strict=True)), share, self._setup.augmentation)
+        try:
+            stepped = self._stepper.step(feds, dict(zip(own, counts, strict=True)), share, self._setup.augmentation)
+        except StoppedError as exc:
+            if self._from is None or spent.steps > self._from_steps:
+                raise
+            fault = f"Or it was at fault, as this was the first step after it: delete {FOLDER}/{self._from}, and the one before is used"
+            raise StoppedError(f"{exc}. {fault}") from exc
         for fed in feds:
             self._marker.mark(fed.epoch_b, fed.file_b, fed.row_b)
         self._window.add(stepped, int(samples))
@@ -249,7 +262,14 @@ class Training:
         self.standing.progress.settle(self._setup.universe)
 
     def _save(self, *, export: bool, best: bool = False) -> None:
-        """A checkpoint of this moment, written beside the training; every worker calls it."""
+        """A checkpoint of this moment, written beside the training; every worker calls it. StoppedError for weights that are not finite:
+        the one before is worth more."""
+        lost = any(bool((~torch.isfinite(value)).any()) for value in self.model.state_dict().values() if value.is_floating_point())
+        if self._world.sum([float(lost)])[0]:
+            raise StoppedError(
+                f"the weights are not finite after step {self.standing.spent.steps:,}; the last checkpoint is kept. "
+                "Lower --learning-rate and run the same command again"
+            )
         self._collect()
         self._saved_s = time.perf_counter()
         self._written()

@@ -96,6 +96,32 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_said(
     assert len(told) == 1 and second in told[0] and said in told[0] and "the one before it is used" in told[0]
 
 
+def test_where_none_is_whole_it_is_said_that_training_begins_anew(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    cut(tmp_path / "checkpoints" / save(checkpoints, 1))
+    told: list[str] = []
+    assert checkpoints.latest(told.append) is None
+    assert len(told) == 1 and "training begins anew" in told[0]
+
+
+def test_those_that_are_not_whole_hold_no_place_of_a_good_one(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    first, second, third = (save(checkpoints, steps) for steps in (10, 20, 30))
+    assert first not in checkpoints.names()
+    cut(tmp_path / "checkpoints" / third)
+    fourth = save(checkpoints, 25)
+    assert checkpoints.names() == [fourth, second]
+
+
+def test_a_checkpoint_stays_when_those_before_it_cannot_be_tidied(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(safe: set[str]) -> None:
+        raise OSError(errno.EIO, "the store does not answer")
+
+    monkeypatch.setattr(checkpoints, "_tidy", gone)
+    with pytest.raises(OSError, match="does not answer"):
+        save(checkpoints, 1)
+    found = checkpoints.latest(pytest.fail)
+    assert found is not None and found.state == {"steps": 1}
+
+
 def test_without_any_there_is_none(checkpoints: Checkpoints) -> None:
     assert checkpoints.latest(pytest.fail) is None
 

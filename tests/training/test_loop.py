@@ -4,7 +4,7 @@
 - on a fixed seed the loss follows a recorded curve; nothing but the seeds of samples decides what they look like;
 - killed between any two checkpoints and resumed, every epoch is trained exactly once, and weights are those of a run in one piece;
 - validation finds the best checkpoint, training ends early when it is told to, and metrics say what happened;
-- each moment is saved once, the last one included.
+- each moment is saved once, the last one included; what is not finite is not saved, and what was in flight then is.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.errors import StoppedError
 from pipeline.model.folder import load
 from pipeline.storage import Folder
 from pipeline.training.checkpoints import Checkpoints
@@ -180,6 +181,54 @@ def test_the_last_step_is_saved_once(tmp_path: Path, validations: int) -> None:
     train(setup)
     assert [name[:13] for name in Checkpoints(Folder(setup.output), 9).names()] == ["step-00000002", "step-00000001"]
     assert (tmp_path / "out/model/model.safetensors").is_file()
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_in_flight_is_written(tmp_path: Path) -> None:
+    loop = dataclasses.replace(QUIET, checkpoint_steps=1)
+    setup = make_setup(write_prepared(tmp_path / "data"), tmp_path / "out", loop=loop)
+    training = Training(setup, ALONE, None)
+    backward = training._stepper._backward
+
+    def third_is_nan(fed: Any, *rest: Any) -> Any:
+        found = backward(fed, *rest)
+        return {name: total * math.nan for name, total in found.items()} if training.standing.spent.steps == 2 else found
+
+    training._stepper._backward = third_is_nan  # type: ignore[method-assign]
+    with pytest.raises(StoppedError, match=r"the loss is not finite in a batch of (part/00[01]\.tar:\d+(, | *;)?){8}"):
+        training.run(bare_feed(training, setup))
+    assert Checkpoints(Folder(setup.output), 2).names()[0].startswith("step-00000002"), "no waiting for it here"
+
+
+def test_a_checkpoint_whose_first_step_is_not_finite_is_named(tmp_path: Path) -> None:
+    loop = dataclasses.replace(QUIET, checkpoint_steps=1)
+    prepared = write_prepared(tmp_path / "data")
+    train(make_setup(prepared, tmp_path / "out", schedule=ScheduleConfig(max_steps=1), loop=loop))
+    found = Checkpoints(Folder(str(tmp_path / "out")), 2).latest(pytest.fail)
+    assert found is not None
+    training = Training(make_setup(prepared, tmp_path / "out", loop=loop), ALONE, found.name)
+    with torch.no_grad():
+        training.model.null.fill_(math.nan)
+        training.model.pictures.project.weight.fill_(math.nan)
+    with pytest.raises(StoppedError, match=f"delete checkpoints/{found.name}, and the one before is used"):
+        training.run(bare_feed(training, training._setup))
+
+
+def test_weights_that_are_not_finite_make_no_checkpoint(tmp_path: Path) -> None:
+    setup = make_setup(write_prepared(tmp_path / "data"), tmp_path / "out", loop=dataclasses.replace(QUIET, checkpoint_steps=1))
+    training = Training(setup, ALONE, None)
+    step = training._stepper.step
+
+    def second_overflows(*arguments: Any) -> Any:
+        stepped = step(*arguments)
+        if training.standing.spent.steps == 1:
+            with torch.no_grad():
+                training.model.null.fill_(math.inf)
+        return stepped
+
+    training._stepper.step = second_overflows  # type: ignore[method-assign, assignment]
+    with pytest.raises(StoppedError, match="the weights are not finite after step 2; the last checkpoint is kept"):
+        training.run(bare_feed(training, setup))
+    assert [name[:13] for name in Checkpoints(Folder(setup.output), 2).names()] == ["step-00000001"]
 
 
 def test_metrics_say_where_a_training_stands(tmp_path: Path) -> None:
