@@ -20,7 +20,7 @@ from jobs import material
 from jobs.cluster import session
 from jobs.display import console
 from jobs.installed import package
-from jobs.lesson import Exact, Lesson, matches, teach
+from jobs.lesson import FAMILIARITY, Exact, Lesson, matches, teach
 from pipeline.captions.engine import EngineConfig
 from pipeline.errors import RequestError
 
@@ -160,7 +160,8 @@ def _show_lesson(lesson: Lesson) -> None:
     with_right, shuffled, absent = (lesson.perplexity[name] for name in ("right", "shuffled", "absent"))
     console.print(
         f"Perplexity on the other artist: {with_right:.2f} with the right picture, {shuffled:.1f} with another one, {absent:.1f} with none: "
-        f"{shuffled / with_right:.0f} times as much. A copier gets no name that was never trained.",
+        f"{shuffled / with_right:.0f} times as much. A copier gets no name that was never trained; nor would the model say many, had not "
+        f"each of its 12 beams that is a trained name to pay {FAMILIARITY:g} of its log-probability (nightcap remember --familiarity).",
         soft_wrap=True,
     )
     console.print(
@@ -185,7 +186,8 @@ def _explain(output: Path, seconds: float, *, trained: bool) -> None:
     ]
     if trained:
         lines.append(
-            f"The model is {output}/model/model: nightcap caption YOUR.tar --engine checkpoint --model {output}/model/model -o captions"
+            f"The model is {output}/model/model, beside it are open (to new names) and remembering: "
+            f"nightcap caption YOUR.tar --engine checkpoint --model {output}/model/model -o captions"
         )
     for line in lines:
         console.print(line, soft_wrap=True)

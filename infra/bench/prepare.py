@@ -240,8 +240,8 @@ def memory(folder: Path, tokenizer: str) -> None:
 
 
 def large(folder: Path, tokenizer: str) -> None:
-    """The same with one archive and with one ten times as large; the first one fills a row group already."""
-    grown(folder, tokenizer, {"1 archive of 4,000": (1, 4_000), "1 archive of 40,000": (1, 40_000)})
+    """The same with one archive and with one four times as large; the first one is read in parts and joined already."""
+    grown(folder, tokenizer, {"1 archive of 40,000": (1, 40_000), "1 archive of 160,000": (1, 160_000)})
 
 
 def grown(folder: Path, tokenizer: str, sizes: dict[str, tuple[int, int]]) -> None:

@@ -68,6 +68,24 @@ def generate(model: MultimodalLM, memory: Memory, config: GenerationConfig, seed
         return _generate(model, memory, config, seeds)
 
 
+def several(model: MultimodalLM, memory: Memory, config: GenerationConfig) -> list[list[Generated]]:
+    """Texts of a row's beams, each once, the most probable first; those that were cut only where there is no other. Nothing is drawn."""
+    special, count = model.shapes.special, config.beams
+    start = torch.tensor([[special["start"]]], device=model.device)
+    room = model.config.max_tokens - 1
+    with torch.inference_mode():
+        sequences = list(_search(model, memory, config, start, min(config.max_tokens or room, room), None, count))
+        texts = [_ended(ids.tolist()[1:], special["stop"]) for ids in sequences]
+        each = memory.rows(torch.arange(len(texts), device=model.device) // count)
+        scored = _scored(model, each, GenerationConfig(), texts)
+    found = []
+    for at in range(0, len(scored), count):
+        mine = list({one.token_ids: one for one in scored[at : at + count]}.values())
+        whole = [one for one in mine if not one.cut] or mine
+        found.append(sorted(whole, key=lambda one: -sum(one.logprobs)))
+    return found
+
+
 def _generate(model: MultimodalLM, memory: Memory, config: GenerationConfig, seeds: Sequence[int] | None) -> list[Generated]:
     if model.training:
         raise ValueError("generate wants model.eval(): dropout would change the text")
@@ -85,8 +103,10 @@ def _generate(model: MultimodalLM, memory: Memory, config: GenerationConfig, see
     return _scored(model, memory, config, [_ended(ids.tolist()[start.shape[1] :], special["stop"]) for ids in sequences])
 
 
-def _search(model: MultimodalLM, memory: Memory, config: GenerationConfig, start: Any, limit: int, seeds: Sequence[int] | None) -> Any:
-    """Token ids, b x (start + new), padded."""
+def _search(
+    model: MultimodalLM, memory: Memory, config: GenerationConfig, start: Any, limit: int, seeds: Sequence[int] | None, several: int = 1
+) -> Any:
+    """Token ids, b x (start + new), padded; `several` of a row's beams, then (b several) x (start + new), by their whole log P."""
     from transformers import DynamicCache, EncoderDecoderCache, LogitsProcessorList
 
     special, shape = model.shapes.special, model.text.config
@@ -96,6 +116,8 @@ def _search(model: MultimodalLM, memory: Memory, config: GenerationConfig, start
         options["logits_processor"] = LogitsProcessorList([Draw(ways, config.top_k, config.top_p, model.device)])
     if config.cache:  # left to itself generate makes a cache that knows no cross-attention (transformers 5.23)
         options["past_key_values"] = EncoderDecoderCache(DynamicCache(config=shape), DynamicCache(config=shape))
+    if several > 1:
+        options |= {"num_return_sequences": several, "length_penalty": 0.0}
     with model.text_numbers():
         return model.text.generate(
             input_ids=start.repeat(memory.mask_bm.shape[0], 1),

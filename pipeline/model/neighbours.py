@@ -1,14 +1,17 @@
 """A memory beside the weights: captions also weigh what the remembered pictures are called that look most alike.
 
     key(x)      = unit(W (grid(x) - mean)),  W: the first principal directions of the remembered grids, each by its spread ** -0.5
-    score(text) = log P(text | x) + weight * likeness(text, x),  likeness: cosine to the most alike picture of that text
+    score(text) = log P(text | x) + weight * likeness(text, x) - familiarity [text is remembered]
+    likeness: cosine to the most alike picture of that text
 
 Asked are the model's own text and those of the nearest pictures. A text of the model's own that none of these bears counts as
-`novelty` less alike than the nearest. Whole texts are weighed; kNN-LM (Khandelwal et al., 2020) mixes them word by word.
+`novelty` less alike than the nearest. With `familiarity` its beams are asked as well: a model has seen only texts that are
+remembered, and hardly says another. Whole texts are weighed; kNN-LM (Khandelwal et al., 2020) mixes them word by word.
 
     n  remembered pictures     b  asked     f  numbers of a flattened feature grid     k  numbers of a key     t  tokens
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,17 @@ from cyclopts import Parameter
 
 from pipeline.errors import RequestError
 from pipeline.model.batch import Batch, Pictures
-from pipeline.model.generate import Generated, GenerationConfig, generate
+from pipeline.model.generate import Generated, GenerationConfig, generate, several
 from pipeline.model.memory import Memory
-from pipeline.model.model import MultimodalLM
+from pipeline.model.model import MultimodalLM, text_names
 
 FILE = "neighbours.safetensors"
 DIRECTIONS, LEARNED_FROM = 1_024, 2_048
 """Numbers of a key; grids that directions are learned from: a decomposition of 2,048 x 4,032 takes 3 s."""
 POWER = 0.5
 """0 leaves the spread of directions as it is, 1 makes all alike; the middle found most on the emoji's validation half."""
+BEAMS = 12
+"""Whose texts are asked with `familiarity`."""
 _TENSORS = ("mean_f", "directions_fk", "keys_nk", "token_ids_nt")
 
 
@@ -41,11 +46,14 @@ class Weighing:
     """By how much a text that no neighbour bears counts as less alike than the nearest: larger copies more, 0 trusts the model."""
     neighbours: int = 8
     """Pictures whose texts are asked."""
+    familiarity: float = 0.0
+    """What a remembered text pays, in units of log-probability: larger says more texts that were never trained, right and wrong ones. Above
+    0 the model's texts of 12 beams are asked. 1 with a weight of 0 is the model alone, open to what it was not trained on."""
 
     def __post_init__(self) -> None:
         """Raises RequestError for values out of range."""
-        if self.weight < 0 or self.novelty < 0 or self.neighbours < 1:
-            raise RequestError("weight and novelty must be 0 or more, neighbours 1 or more")
+        if min(self.weight, self.novelty, self.familiarity) < 0 or self.neighbours < 1:
+            raise RequestError("weight, novelty and familiarity must be 0 or more, neighbours 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +97,30 @@ def recall(model: MultimodalLM, batch: Batch, neighbours: Neighbours, config: Ge
     """
     if batch.pictures is None or len(batch.pictures.rows_n) != len(batch.weight_b) or config.temperature or config.prompt:
         raise ValueError("neighbours want pictures, no temperature and no prompt")
+    weighing = neighbours.weighing
     with torch.inference_mode():
         memory = model.encode(batch)
-        own = generate(model, memory, config)
+        if weighing.familiarity:
+            own = several(model, memory, dataclasses.replace(config, beams=max(config.beams, BEAMS)))
+        else:
+            own = [[one] for one in generate(model, memory, config)]
         near = neighbours.keys(grids_of(model, batch.pictures)) @ neighbours.keys_nk.T
-        alike, which = near.topk(min(neighbours.weighing.neighbours, near.shape[1]), dim=1)
+        alike, which = near.topk(min(weighing.neighbours, near.shape[1]), dim=1)
         texts_bnt = neighbours.token_ids_nt[which]
         scores = [_scores(model, memory, texts_bnt[:, at]) for at in range(texts_bnt.shape[1])]
-    return [_best(model, one, [each[row] for each in scores], alike[row].tolist(), neighbours.weighing) for row, one in enumerate(own)]
+        known = _known(model, neighbours, own) if weighing.familiarity else [[False] * len(mine) for mine in own]
+    rows = zip(own, known, zip(*scores, strict=True), alike.tolist(), strict=True)
+    return [_best(mine, told, list(others), near_row, weighing) for mine, told, others, near_row in rows]
+
+
+def _known(model: MultimodalLM, neighbours: Neighbours, own: list[list[Generated]]) -> list[list[bool]]:
+    """Which of the model's texts are remembered."""
+    pad, start = model.shapes.special["pad"], model.shapes.special["start"]
+    remembered = text_names(neighbours.token_ids_nt, neighbours.token_ids_nt != pad)
+    texts = [torch.tensor([start, *one.token_ids]) for mine in own for one in mine]
+    ids_nt = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=pad).to(remembered.device)
+    told = iter(torch.isin(text_names(ids_nt, ids_nt != pad), remembered).tolist())
+    return [[next(told) for _ in mine] for mine in own]
 
 
 def _scores(model: MultimodalLM, memory: Memory, ids_bt: torch.Tensor) -> list[Generated]:
@@ -111,11 +135,14 @@ def _scores(model: MultimodalLM, memory: Memory, ids_bt: torch.Tensor) -> list[G
     return found
 
 
-def _best(model: MultimodalLM, own: Generated, others: list[Generated], alike: list[float], weighing: Weighing) -> Generated:
+def _best(own: list[Generated], known: list[bool], others: list[Generated], alike: list[float], weighing: Weighing) -> Generated:
     """The text with the best score; of equals the first."""
-    borne = [likeness for other, likeness in zip(others, alike, strict=True) if other.token_ids == own.token_ids]
-    asked = [(own, max(borne) if borne else alike[0] - weighing.novelty), *zip(others, alike, strict=True)]
-    return max(asked, key=lambda pair: sum(pair[0].logprobs) + weighing.weight * pair[1])[0]
+    asked = []
+    for one, told in zip(own, known, strict=True):
+        borne = [likeness for other, likeness in zip(others, alike, strict=True) if other.token_ids == one.token_ids]
+        asked.append((one, max(borne) if borne else alike[0] - weighing.novelty, told))
+    asked += [(other, likeness, True) for other, likeness in zip(others, alike, strict=True)]
+    return max(asked, key=lambda three: sum(three[0].logprobs) + weighing.weight * three[1] - weighing.familiarity * three[2])[0]
 
 
 def save(neighbours: Neighbours, folder: str | Path) -> None:
@@ -124,6 +151,7 @@ def save(neighbours: Neighbours, folder: str | Path) -> None:
 
     weighing = neighbours.weighing
     metadata = {"weight": str(weighing.weight), "novelty": str(weighing.novelty), "neighbours": str(weighing.neighbours)}
+    metadata["familiarity"] = str(weighing.familiarity)
     tensors = {name: getattr(neighbours, name).contiguous() for name in _TENSORS}
     tensors |= {"keys_nk": tensors["keys_nk"].half(), "token_ids_nt": tensors["token_ids_nt"].int()}
     aside = Path(folder) / f".{FILE}.part"
@@ -158,7 +186,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Weighing]:
         with safe_open(path, framework="pt", device="cpu") as file:
             known = file.metadata()
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        return tensors, Weighing(weight=float(known["weight"]), novelty=float(known["novelty"]), neighbours=int(known["neighbours"]))
+        weight, novelty, familiarity = (float(known.get(name, 0)) for name in ("weight", "novelty", "familiarity"))
+        return tensors, Weighing(weight=weight, novelty=novelty, neighbours=int(known["neighbours"]), familiarity=familiarity)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
         raise RequestError(
             f"{path} is damaged or cut ({str(exc).splitlines()[0][:160]}); run nightcap remember again, or delete it"

@@ -2,17 +2,19 @@
 
 - a remembered picture's own text wins where likeness counts for everything, also one that the model itself would never say;
 - without any weight the most probable text of those asked is taken, and what no neighbour bears is the model's own;
+- with familiarity a remembered text pays, and the best of the beams that is not remembered is said;
 - log-probabilities are the model's; saving and loading changes no text;
 - a damaged file, or one of another model, is one line.
 """
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.errors import RequestError
-from pipeline.model.generate import GenerationConfig, generate
+from pipeline.model.generate import GenerationConfig, generate, several
 from pipeline.model.model import MultimodalLM
 from pipeline.model.neighbours import FILE, Neighbours, Weighing, grids_of, load_neighbours, recall, remember, save
 from tests.model.small import batch_of, pictures, small_model, texts
@@ -62,9 +64,24 @@ def test_what_no_neighbour_bears_is_said_where_novelty_costs_nothing(model: Mult
     assert [one.token_ids for one in found] == [one.token_ids for one in own]
 
 
+def test_a_remembered_text_pays_its_familiarity(model: MultimodalLM) -> None:
+    batch = batch_of(texts(3, 5), pictures=pictures(3, seed=9))
+    with torch.no_grad():
+        beams = several(model, model.encode(batch), dataclasses.replace(GREEDY, beams=12))
+    assert all([sum(one.logprobs) for one in row] == sorted((sum(one.logprobs) for one in row), reverse=True) for row in beams)
+    first = [torch.tensor([2, *row[0].token_ids]) for row in beams]
+    known = torch.nn.utils.rnn.pad_sequence(first, batch_first=True)
+    grids = grids_of(model, pictures(3))
+    trusting = recall(model, batch, remember(grids, known, Weighing(weight=0, familiarity=1e-6)), GREEDY)
+    open_to_new = recall(model, batch, remember(grids, known, Weighing(weight=0, familiarity=1e6)), GREEDY)
+    said = {one.token_ids for row in beams for one in row[:1]}
+    assert all(one.token_ids in said for one in trusting)
+    assert [one.token_ids for one in open_to_new] == [next(one.token_ids for one in row if one.token_ids not in said) for row in beams]
+
+
 def test_a_saved_memory_says_the_same(model: MultimodalLM, tmp_path: Path) -> None:
     assert load_neighbours(tmp_path, model) is None
-    made = memory_of(model, weight=30.0, novelty=0.1, neighbours=3)
+    made = memory_of(model, weight=30.0, novelty=0.1, neighbours=3, familiarity=0.5)
     save(made, tmp_path)
     loaded = load_neighbours(tmp_path, model)
     assert loaded is not None and loaded.weighing == made.weighing
