@@ -161,7 +161,7 @@ def _show_lesson(lesson: Lesson) -> None:
     console.print(
         f"Perplexity on the other artist: {with_right:.2f} with the right picture, {shuffled:.1f} with another one, {absent:.1f} with none: "
         f"{shuffled / with_right:.0f} times as much. A copier gets no name that was never trained; nor would the model say many, had not "
-        f"each of its 12 beams that is a trained name to pay {FAMILIARITY:g} of its log-probability (nightcap remember --familiarity).",
+        f"each of its 6 beams that is a trained name to pay {FAMILIARITY:g} of its log-probability (nightcap remember --familiarity).",
         soft_wrap=True,
     )
     console.print(

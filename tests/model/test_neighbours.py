@@ -16,7 +16,7 @@ import torch
 from pipeline.errors import RequestError
 from pipeline.model.generate import GenerationConfig, generate, several
 from pipeline.model.model import MultimodalLM
-from pipeline.model.neighbours import FILE, Neighbours, Weighing, grids_of, load_neighbours, recall, remember, save
+from pipeline.model.neighbours import BEAMS, FILE, Neighbours, Weighing, grids_of, load_neighbours, recall, remember, save
 from tests.model.small import batch_of, pictures, small_model, texts
 
 GREEDY = GenerationConfig(max_tokens=6)
@@ -67,7 +67,7 @@ def test_what_no_neighbour_bears_is_said_where_novelty_costs_nothing(model: Mult
 def test_a_remembered_text_pays_its_familiarity(model: MultimodalLM) -> None:
     batch = batch_of(texts(3, 5), pictures=pictures(3, seed=9))
     with torch.no_grad():
-        beams = several(model, model.encode(batch), dataclasses.replace(GREEDY, beams=12))
+        beams = several(model, model.encode(batch), dataclasses.replace(GREEDY, beams=BEAMS))
     assert all([sum(one.logprobs) for one in row] == sorted((sum(one.logprobs) for one in row), reverse=True) for row in beams)
     first = [torch.tensor([2, *row[0].token_ids]) for row in beams]
     known = torch.nn.utils.rnn.pad_sequence(first, batch_first=True)
