@@ -1,11 +1,13 @@
 """What a frozen picture encoder gave for changed pictures, kept: later epochs use it again and cost no encoder pass.
 
 Each picture has as many versions as asked for, one an epoch, changed by the epoch's own draws; the epoch after the last version begins
-with the first again. Dropped channels and words are still drawn anew. Memory is bounded: what does not fit is computed every time.
+with the first again. Versions that would be begun too late, because the machine is slow, are given up: training on what is kept is worth more
+than the last changes. Dropped channels and words are still drawn anew. Memory is bounded: what does not fit is computed every time.
 A worker keeps what it has computed itself; after a restart it begins with nothing.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,8 +33,11 @@ def check_kept(versions: int, model: ModelConfig, mix: ObjectiveMix) -> None:
 class KeptGrids:
     """Grids by (file, row, version), up to a number of bytes."""
 
-    def __init__(self, model: Any, versions: int, most_bytes: int) -> None:
+    def __init__(self, model: Any, versions: int, most_bytes: int, done: Callable[[], float] = lambda: 0.0, share: float = 1.0) -> None:
+        """`done`: the share of the training that is done, 0..1; after `share` more of it than at the first batch no version is begun."""
         self._model, self._versions, self._room = model, versions, most_bytes
+        self._done, self._share = done, share
+        self._first_epoch, self._until, self._begun = -1, 1.0, 0
         self._grids: dict[tuple[int, int, int], torch.Tensor] = {}
 
     def changed(self, fed: Fed, batch: Batch, config: AugmentConfig) -> Batch:
@@ -41,6 +46,7 @@ class KeptGrids:
         pictures = batch.pictures
         if pictures is None:
             return augment(batch, mirror_b, config)
+        self._begin(int(fed.epoch_b[: fed.size].max()))
         names = [self._name(fed, row) for row in pictures.rows_n.tolist()]
         grids = [None if name is None else self._grids.get(name) for name in names]
         missing = [at for at, grid in enumerate(grids) if grid is None]
@@ -60,11 +66,22 @@ class KeptGrids:
             rest, pictures=dataclasses.replace(pictures, grid_ncgg=torch.stack([grid for grid in grids if grid is not None]))
         )
 
+    def _begin(self, epoch: int) -> None:
+        """An epoch's version is begun, or what is begun has to do."""
+        if self._begun == 0:
+            self._first_epoch, self._until = epoch, self._done() + self._share
+        version = epoch - self._first_epoch + 1
+        if self._begun < version <= self._versions:
+            if self._begun and self._done() >= self._until:
+                self._versions = self._begun
+            else:
+                self._begun = version
+
     def _name(self, fed: Fed, row: int) -> tuple[int, int, int] | None:
         """None for a row that only fills the batch."""
         if row >= fed.size:
             return None
-        return int(fed.file_b[row]), int(fed.row_b[row]), int(fed.epoch_b[row]) % self._versions
+        return int(fed.file_b[row]), int(fed.row_b[row]), (int(fed.epoch_b[row]) - self._first_epoch) % self._versions
 
     def _keep(self, name: tuple[int, int, int] | None, grid: torch.Tensor) -> None:
         size = grid.numel() * grid.element_size()

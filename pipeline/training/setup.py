@@ -42,6 +42,8 @@ class LoopConfig:
     pass; more vary more. 0 computes every picture anew."""
     keep_features_mib: int = 1024
     """Memory of a worker for that; what does not fit is computed anew."""
+    keep_features_share: float = 1.0
+    """Share of the training after which no further version is begun; 0.4 leaves a slow machine time to train on those that it made."""
     seed: int = 0
     """Of weights, order and all randomness of samples."""
     validations: int = 4
@@ -70,6 +72,8 @@ class LoopConfig:
         ):
             if getattr(self, name) < low:
                 raise RequestError(f"{name} is {getattr(self, name)}; give {low} or more")
+        if not 0 < self.keep_features_share <= 1:
+            raise RequestError(f"keep_features_share is {self.keep_features_share}; give a share above 0, at most 1")
         if not self.checkpoint_minutes > 0:
             raise RequestError(f"checkpoint_minutes is {self.checkpoint_minutes}; give minutes above 0")
 

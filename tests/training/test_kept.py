@@ -2,6 +2,7 @@
 
 - with as many versions as epochs a training ends with the same weights as without;
 - with fewer, every picture is encoded once a version and never again, while channels are dropped anew;
+- no version is begun once the share of the training for making them is over, and those that were are trained on;
 - what does not fit into the memory given is encoded every time;
 - a trained encoder, mixed styles and hidden patches are refused.
 """
@@ -71,6 +72,13 @@ def test_every_picture_is_encoded_once_a_version(prepared: Path, tmp_path: Path)
     assert not torch.allclose(one["pictures.project.weight"], anew["pictures.project.weight"])
     _, seen = train(prepared, tmp_path / "none", 4, keep_features=1, keep_features_mib=0)
     assert sum(seen) == 64
+
+
+def test_no_version_is_begun_too_late(prepared: Path, tmp_path: Path) -> None:
+    _, seen = train(prepared, tmp_path / "half", 4, keep_features=4, keep_features_share=0.5)
+    assert sum(seen) == 32, "two versions of 16 pictures, and two epochs of nothing but them"
+    _, seen = train(prepared, tmp_path / "first", 4, keep_features=4, keep_features_share=0.01)
+    assert sum(seen) == 16, "the first is made whatever it takes"
 
 
 @pytest.mark.parametrize(
