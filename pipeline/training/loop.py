@@ -79,8 +79,10 @@ class Training:
         # Dropout alone draws from here; everything else from the seeds of samples.
         torch.manual_seed(setup.loop.seed * 1_000_003 + self.standing.spent.steps * 1_009 + world.rank)
         loop = setup.loop
-        kept = KeptGrids(self.model, loop.keep_features, loop.keep_features_mib << 20, lambda: self.done, loop.keep_features_share)
-        self._stepper = Stepper(self.model, optimiser, setup.optimiser, setup.mix, world, kept if loop.keep_features else None)
+        kept = None
+        if loop.keep_features:
+            kept = KeptGrids(self.model, loop.keep_features, loop.keep_features_mib << 20, lambda: self.done, loop.keep_features_share)
+        self._stepper = Stepper(self.model, optimiser, setup.optimiser, setup.mix, world, kept)
         self._marker = Marker(setup.corpus.names)
         self._validator: Validator | None = None
         self._log = MetricsLog(self._store, setup.run_id, tensorboard=setup.loop.tensorboard) if world.first else None
